@@ -1,0 +1,37 @@
+# results/{screen}/screen.h5ad                                     the input, checked; targets.tsv beside it
+# results/{screen}/{analysis}/outcome.h5ad                         what every batch shares
+# results/{screen}/{analysis}/batch-{batch}/propensity.h5
+# results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5       the unit of failure and rerun
+# results/{screen}/{analysis}/batch-{batch}.parquet                a merged batch
+# results/{screen}/{analysis}/effects.parquet                      the results; plots/ beside it
+# logs/...                                                         the same path, .log and .benchmark.tsv
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/simulate.smk"
+include: "workflow/rules/load.smk"
+include: "workflow/rules/normalize.smk"
+include: "workflow/rules/crt.smk"
+include: "workflow/rules/merge.smk"
+include: "workflow/rules/plots.smk"
+
+
+rule all:
+    input:
+        results_wanted(),
+    default_target: True
+
+
+onsuccess:
+    print_summaries()

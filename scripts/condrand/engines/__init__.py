@@ -1,0 +1,1 @@
+"""Engines: each a story told in terms of the rooms around it."""

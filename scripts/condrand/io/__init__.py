@@ -1,0 +1,1 @@
+"""The only room that opens files: reading in parts, writing atomically, byte-stable."""

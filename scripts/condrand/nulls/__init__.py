@@ -1,0 +1,1 @@
+"""From resampled statistics to p values: empirical, or a curve fitted to their summary."""

@@ -1,0 +1,1 @@
+"""What is tested: usage as centred log-ratios, expression on a log scale, or values as stored."""

@@ -1,0 +1,132 @@
+"""How the work is split, and what a job needs. Standard library only: the Snakefile imports it.
+
+A block of 1,024 resamples is the unit of random numbers; a shard is a run of whole blocks. So
+any number of shards draws the same numbers, and raising B only adds blocks.
+"""
+
+import csv
+import math
+from pathlib import Path
+
+# Part of the definition of every random number: changing it changes all results. At this size
+# one pass over the scores serves a whole block while its accumulators fit in a megabyte of
+# second-level cache for up to about a hundred features.
+BLOCK = 1024
+
+_MB = 2**20
+
+
+def n_blocks(resamples: int) -> int:
+    """Blocks that hold `resamples` resamples; the last may be partly used."""
+    return math.ceil(resamples / BLOCK)
+
+
+def blocks_of_shard(resamples: int, n_shards: int, shard: int) -> tuple[int, int]:
+    """First block of a shard, and the first block after it; equal when the shard is empty.
+
+    Parameters
+    ----------
+    resamples : int
+        B, over all shards.
+    n_shards : int
+        Shards the blocks are spread over, as evenly as whole blocks allow.
+    shard : int
+        From 0 to ``n_shards - 1``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such shard.
+    """
+    if not 0 <= shard < n_shards:
+        raise ValueError(f"shard {shard} is not one of {n_shards}")
+    blocks = n_blocks(resamples)
+    return blocks * shard // n_shards, blocks * (shard + 1) // n_shards
+
+
+def resamples_of_block(resamples: int, block: int) -> int:
+    """Resamples of `block` that count: all of them, but for the last block."""
+    return min(BLOCK, resamples - block * BLOCK)
+
+
+def deal(weights: dict[str, int], n_batches: int) -> dict[str, int]:
+    """Deal named items to batches of about equal weight, whatever their order.
+
+    Parameters
+    ----------
+    weights : dict of str to int
+        Work of each item: the treated cells of a target.
+    n_batches : int
+
+    Returns
+    -------
+    dict of str to int
+        Batch of each item, from 0: heaviest first, each to the lightest batch (Graham 1969).
+    """
+    load = [0] * n_batches
+    batch = {}
+    for name in sorted(weights, key=lambda name: (-weights[name], name)):
+        lightest = min(range(n_batches), key=lambda b: (load[b], b))
+        batch[name] = lightest
+        # A target without cells still costs a pass over the cells.
+        load[lightest] += weights[name] + 1
+    return batch
+
+
+def number(index: int) -> str:
+    """A batch or shard number as it stands in paths."""
+    return f"{index:04d}"
+
+
+def batch_load(targets: str | Path, batch: int) -> tuple[int, int]:
+    """Units of a batch and their treated cells, from ``targets.tsv``."""
+    with open(targets, newline="") as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["batch"] == str(batch)]
+    return len(rows), sum(int(row["n_cells"]) for row in rows)
+
+
+def read_mb(path: str | Path) -> int:
+    """Size of a file in MiB, rounded up."""
+    return math.ceil(Path(path).stat().st_size / _MB)
+
+
+def load_mem_mb(input_mb: float) -> int:
+    """Memory of the load job, MiB.
+
+    The outcome and guides are copied in pieces; the guide matrix, its transpose and the covariate
+    table are held. A compressed file may grow fivefold; 500 MiB are the libraries.
+    """
+    return int(500 + 6 * input_mb)
+
+
+def normalize_mem_mb(screen_mb: float) -> int:
+    """Memory of the normalize job, MiB: outcome, residuals and scores beside the file."""
+    return int(600 + 12 * screen_mb)
+
+
+def propensity_mem_mb(outcome_mb: float) -> int:
+    """Memory of a propensity job, MiB: the scores and the transposed covariates."""
+    return int(500 + 1.5 * outcome_mb)
+
+
+def shard_mem_mb(outcome_mb: float, threads: int) -> int:
+    """Memory of a shard job, MiB: the scores once, accumulators and null per thread."""
+    return int(400 + 1.2 * outcome_mb + threads * (40 + 0.1 * outcome_mb))
+
+
+def shard_runtime_min(
+    outcome_mb: float, n_units: int, n_treated: int, blocks: int, threads: int
+) -> int:
+    """Wall time of a shard job, minutes, with a margin of four.
+
+    A block costs one pass over the scores per unit (about 5 GiB/s on an old core) and one row
+    addition per hit (about 60 ns for a hundred features).
+    """
+    passes = n_units * blocks * outcome_mb / 5000
+    additions = n_treated * blocks * BLOCK * 60e-9
+    return max(5, math.ceil(4 * (passes + additions) / 60 / threads))
+
+
+def propensity_runtime_min(outcome_mb: float, n_units: int) -> int:
+    """Wall time of a propensity job, minutes: ten Newton passes per unit, margin of four."""
+    return max(5, math.ceil(4 * n_units * 10 * outcome_mb / 2000 / 60))

@@ -1,0 +1,140 @@
+"""Quantile-quantile plot: are the p values of the controls uniform, and do targets exceed them."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.special import betaincinv
+
+from condrand.plots import style
+from condrand.plots.points import heading, log10_p, tested, thin_ranks
+
+
+@style.styled
+def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.95) -> Figure:
+    """Draw observed against expected -log10 p, for all tests and for the NTC guides.
+
+    Parameters
+    ----------
+    effects
+        One row per target and feature, columns of the results contract. Rows without a p
+        value are not drawn.
+    controls
+        The same for the NTC guides taken as targets; may be empty.
+    confidence
+        Pointwise coverage of the band, between 0 and 1.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel. Artists by gid: 'all-tests', 'controls', 'band', 'identity', 'floor'.
+
+    Notes
+    -----
+    Definition: of m sorted p values the i-th is drawn at -log10((i - 0.5) / m). The band holds
+    the i-th smallest of m independent uniform values, Beta(i, m - i + 1), and m is the number
+    of control tests, or of all tests when there are no controls.
+
+    Precondition of the band: independent tests. Features of one target are correlated, so that
+    a curve leaves the band more often than ``confidence`` says.
+
+    Source: David & Nagaraja (2003), Order Statistics, 3rd ed., eq. 2.1.5, for the Beta law.
+    """
+    all_tests, control_tests = tested(effects), tested(controls)
+    figure, axes = style.new_figure(style.COLUMN, 3.5)
+    panel = axes[0, 0]
+    panel.set_xlabel(f"Expected {style.LOG10_P}")
+    panel.set_ylabel(f"Observed {style.LOG10_P}")
+
+    n_band = len(control_tests) or len(all_tests)
+    if n_band == 0:
+        style.say_empty(panel, "no test has a p value")
+        return figure
+
+    expected, low, high = _band(n_band, confidence)
+    band_of = "NTC guides" if len(control_tests) else "all tests"
+    panel.fill_between(
+        expected,
+        low,
+        high,
+        color=style.BAND_COLOUR,
+        linewidth=0,
+        label=f"{confidence:.0%} band under the null, {band_of}",
+        gid="band",
+        zorder=1,
+    )
+    right = 0.0
+    for table, name, colour, gid, zorder in (
+        (all_tests, "all tests", style.TARGET_COLOUR, "all-tests", 3),
+        (control_tests, "NTC guides", style.CONTROL_COLOUR, "controls", 4),
+    ):
+        if table.empty:
+            continue
+        expected, observed = _curve(log10_p(table))
+        right = max(right, expected[0])
+        panel.plot(
+            expected,
+            observed,
+            "o",
+            color=colour,
+            markersize=2.5,
+            markeredgewidth=0,
+            label=f"{name} (n = {len(table):,})",
+            gid=gid,
+            zorder=zorder,
+            rasterized=expected.size > style.MAX_VECTOR_POINTS,
+        )
+    panel.plot([0, right], [0, right], "-", color=style.BLACK, gid="identity", zorder=2)
+    panel.set_xlim(0, right * 1.04)
+    panel.set_ylim(bottom=0)
+
+    floor = _floor(all_tests, control_tests)
+    if floor is not None:
+        panel.axhline(floor, linestyle=":", color=style.GUIDE_COLOUR, gid="floor", zorder=2)
+        panel.annotate(
+            "floor 1/(B+1)",
+            (0.0, floor),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 2),
+            textcoords="offset points",
+            fontsize=style.SMALL_FONT,
+            color=style.GUIDE_COLOUR,
+        )
+        panel.set_ylim(top=max(panel.get_ylim()[1], floor * 1.08))
+    handles, names = panel.get_legend_handles_labels()
+    order = [*range(1, len(names)), 0]
+    style.legend_above(
+        figure, [handles[i] for i in order], [names[i] for i in order], heading(effects), 2
+    )
+    return figure
+
+
+def _curve(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give expected and observed -log10 p, the most significant first, thinned."""
+    ranks = thin_ranks(observed.size)
+    return -np.log10((ranks - 0.5) / observed.size), np.sort(observed)[::-1][ranks - 1]
+
+
+def _band(n: int, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give expected -log10 p and the lower and upper edge of the band, thinned."""
+    ranks = thin_ranks(n, keep=100, spread=200)
+    tail = (1.0 - confidence) / 2.0
+    low = -np.log10(betaincinv(ranks, n - ranks + 1, 1.0 - tail))
+    high = -np.log10(betaincinv(ranks, n - ranks + 1, tail))
+    return -np.log10((ranks - 0.5) / n), low, high
+
+
+def _floor(*tables: pd.DataFrame) -> float | None:
+    """Give -log10 of the smallest empirical p when several tests share it."""
+    p = np.concatenate(
+        [
+            table.loc[(table["p_source"] == "empirical").to_numpy(bool), "p_value"].to_numpy(
+                np.float64
+            )
+            for table in tables
+        ]
+    )
+    if p.size == 0 or np.count_nonzero(p == p.min()) < 2:
+        return None
+    # 1/(B+1) is the inverse of a whole number; 3/(B+1), shared by chance, mostly is not.
+    inverse = 1.0 / p.min()
+    return float(np.log10(inverse)) if abs(inverse - round(inverse)) < 1e-6 * inverse else None

@@ -1,0 +1,160 @@
+"""Per-cell scores of a statistic, dense or sparse, and their sums over treated sets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from condrand.kernels.moments import (
+    bernoulli_moments_dense,
+    bernoulli_moments_sparse,
+    weighted_gram,
+)
+from condrand.kernels.resampling import observed_sums_dense, observed_sums_sparse
+
+_CANCELLED = 1e-12
+
+
+@dataclass(frozen=True)
+class SetSums:
+    """Sums over the treated cells of one set per row.
+
+    Attributes
+    ----------
+    rows : float64[:, ::1], shape (n_sets, width)
+        Sums of the scores.
+    counts : int64[::1], shape (n_sets,)
+        Treated cells.
+    basis : float64[:, ::1], shape (n_sets, rank), or None
+        Sums of the covariates' basis, where the scores keep it apart (sparse).
+    """
+
+    rows: np.ndarray
+    counts: np.ndarray
+    basis: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of a Bernoulli set sum, known from the propensities.
+
+    Attributes
+    ----------
+    mean, variance : float64, shape (n_features,)
+        Of the sum of each feature's residual over the treated cells.
+    count : float
+        Expected treated cells.
+    denominator : float
+        Expected ``n - |sum Q|**2``.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    count: float
+    denominator: float
+
+
+@dataclass(frozen=True)
+class DenseScores:
+    """Residual outcome beside the covariates' basis, ``[M Y | Q | 0]``, one row per cell.
+
+    Attributes
+    ----------
+    rows : float64[:, ::1], shape (n_cells, width)
+        Padded with zeros to a multiple of eight columns, one vector of float64.
+    n_features, rank : int
+    """
+
+    rows: np.ndarray
+    n_features: int
+    rank: int
+
+    def room_for(self, n_sets: int) -> SetSums:
+        """Uninitialized sums of `n_sets` sets."""
+        return SetSums(np.empty((n_sets, self.rows.shape[1])), np.empty(n_sets, np.int64))
+
+    def observed(self, cells: np.ndarray) -> SetSums:
+        """Sums over one set of cells (int64[::1], sorted)."""
+        sums = self.room_for(1)
+        observed_sums_dense(cells, self.rows, sums.rows[0])
+        sums.counts[0] = cells.size
+        return sums
+
+    def moments(self, p: np.ndarray) -> Moments:
+        """Moments under propensities `p`, float64[::1] of shape (n_cells,)."""
+        mean, variance = np.empty(self.rows.shape[1]), np.empty(self.rows.shape[1])
+        bernoulli_moments_dense(p, self.rows, mean, variance)
+        k, end = self.n_features, self.n_features + self.rank
+        count = float(np.sum(p))
+        denominator = count - float(np.sum(mean[k:end] ** 2) + np.sum(variance[k:end]))
+        return Moments(mean[:k], variance[:k], count, denominator)
+
+
+@dataclass(frozen=True)
+class SparseScores:
+    """Sparse outcome Y in CSR, its residual taken after summing: ``sum Y - (sum Q)(Q'Y)``.
+
+    Attributes
+    ----------
+    data, indices, indptr : float64[::1], int32[::1], int64[::1]
+        Y, one row per cell.
+    basis : float64[:, ::1], shape (n_cells, rank)
+        Q.
+    projection : float64[:, ::1], shape (rank, n_features)
+        ``Q'Y``.
+    """
+
+    data: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    basis: np.ndarray
+    projection: np.ndarray
+
+    @property
+    def n_features(self) -> int:
+        """Columns of Y."""
+        return self.projection.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Columns of Q."""
+        return self.projection.shape[0]
+
+    def room_for(self, n_sets: int) -> SetSums:
+        """Uninitialized sums of `n_sets` sets."""
+        rows, basis = np.empty((n_sets, self.n_features)), np.empty((n_sets, self.rank))
+        return SetSums(rows, np.empty(n_sets, np.int64), basis)
+
+    def observed(self, cells: np.ndarray) -> SetSums:
+        """Sums over one set of cells (int64[::1], sorted)."""
+        sums = self.room_for(1)
+        observed_sums_sparse(
+            cells, self.data, self.indices, self.indptr, self.basis, sums.rows[0], sums.basis[0]
+        )
+        sums.counts[0] = cells.size
+        return sums
+
+    def moments(self, p: np.ndarray) -> Moments:
+        """Moments under propensities `p`, float64[::1] of shape (n_cells,).
+
+        The variance expands ``sum v (y - Q b)**2`` with ``v = p (1 - p)``, ``b = Q'y``, so that
+        the residual is never written out.
+        """
+        mean, square = np.empty(self.n_features), np.empty(self.n_features)
+        cross = np.empty((self.n_features, self.rank))
+        gram = np.empty((self.rank, self.rank))
+        bernoulli_moments_sparse(
+            p, self.data, self.indices, self.indptr, self.basis, mean, square, cross
+        )
+        weighted_gram(p, self.basis, gram)
+        b = self.projection
+        basis_mean = p @ self.basis
+        mean = mean - basis_mean @ b
+        variance = square - 2 * np.sum(cross.T * b, axis=0) + np.sum(b * (gram @ b), axis=0)
+        count = float(np.sum(p))
+        denominator = count - float(np.sum(basis_mean**2) + np.trace(gram))
+        # Below this the difference of the sums is rounding: the feature does not vary.
+        variance = np.where(variance <= _CANCELLED * square, 0.0, variance)
+        return Moments(mean, variance, count, denominator)
+
+
+Scores = DenseScores | SparseScores

@@ -1,0 +1,35 @@
+"""Versions: of the package, and of the numbers each stage produces.
+
+Standard library only: the Snakefile imports this module.
+"""
+
+import hashlib
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# Snakemake does not see edits in imported modules, so every rule carries the version of its
+# stage's numbers as a parameter. Raise the number when, and only when, results change; add a
+# line to CHANGELOG.md ("Numbers that change") and renew the golden digest in the same commit.
+RESULTS_VERSION = {
+    "simulate": 1,
+    "load": 1,
+    "normalize": 1,
+    "crt_propensity": 1,
+    "crt_shard": 1,
+    "crt_merge": 1,
+    "merge": 1,
+    "plots": 1,
+}
+
+
+def kernel_sources_digest() -> str:
+    """Digest of every kernel source, as 16 hexadecimal digits.
+
+    Names the folder of compiled kernels: numba's own cache does not notice an edit in another
+    module than the one it compiled.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for source in sorted((Path(__file__).parent / "kernels").glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()

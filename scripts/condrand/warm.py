@@ -1,0 +1,41 @@
+"""Compile every kernel, by running each engine on a screen small enough to be instant."""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from condrand.covariates import orthonormal_basis, standardize
+from condrand.engines import crt
+from condrand.io.outcome import Outcome
+from condrand.io.tables import write_text
+from condrand.statistics import ols
+from condrand.version import kernel_sources_digest
+
+log = logging.getLogger(__name__)
+
+
+def warm(stamp: str | Path) -> None:
+    """Step of rule warm_kernels: fill the kernel cache and say for which sources.
+
+    Parameters
+    ----------
+    stamp : str or pathlib.Path
+        File to write: the digest of the kernel sources.
+    """
+    began = time.monotonic()
+    random = np.random.default_rng(0)
+    n_cells = 200
+    design = standardize(random.normal(size=(n_cells, 2)))
+    basis = orthonormal_basis(design)
+    dense = random.normal(size=(n_cells, 3))
+    for outcome in (dense, sp.csr_matrix(np.where(dense > 0.5, dense, 0.0))):
+        scores = ols.score(outcome, basis)
+        shared = Outcome(scores, design, ["a", "b", "c"], "", "")
+        cells = [np.sort(random.choice(n_cells, 40, replace=False))]
+        batch = crt.prepare(shared, ["target"], ["A"], cells)
+        crt.resample(shared, batch, range(1), resamples=19, seed=0)
+    log.info("kernels ready after %.1f s", time.monotonic() - began)
+    write_text(kernel_sources_digest() + "\n", stamp)

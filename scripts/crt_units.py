@@ -1,0 +1,10 @@
+"""Rule crt_units: one table of every unit's treated cells and propensities."""
+
+from condrand.entry import start
+
+start(snakemake)
+
+from condrand.engines.crt import units_table
+from condrand.io.tables import write_tsv
+
+write_tsv(units_table(snakemake.input.propensities), snakemake.output.units)

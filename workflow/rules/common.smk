@@ -1,0 +1,170 @@
+"""
+The configuration, and functions that rules call for their inputs, parameters and resources.
+
+Nothing here opens the data: a dry run on a laptop shows every job.
+"""
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+from condrand import plan
+from condrand.config import analyses_of, complete_config, outcomes_of
+from condrand.errors import InputError
+from condrand.version import RESULTS_VERSION, kernel_sources_digest
+
+SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
+
+try:
+    config = complete_config(
+        config,
+        yaml.safe_load(SCHEMA.read_text()),
+        ", ".join(map(str, workflow.configfiles)),
+    )
+except InputError as error:
+    raise WorkflowError(f"Bad configuration. {error}") from None
+
+BATCHES = [plan.number(b) for b in range(config["scatter"]["batches"])]
+SHARDS = [plan.number(s) for s in range(config["scatter"]["shards"])]
+
+
+wildcard_constraints:
+    screen="[^/]+",
+    analysis="[^/]+",
+    batch=r"\d{4}",
+    shard=r"\d{4}",
+
+
+def analysis_of(wildcards):
+    return config["analyses"][wildcards.analysis]
+
+
+def results_wanted():
+    """Every file a run makes, from the configuration alone."""
+    wanted = []
+    for screen, analysis in analyses_of(config):
+        folder = f"results/{screen}/{analysis}"
+        wanted += [
+            f"{folder}/effects.parquet",
+            f"{folder}/summary.txt",
+            f"{folder}/plots/qq.png",
+            f"{folder}/plots/propensity.png",
+        ]
+        if config["analyses"][analysis]["write_h5ad"]:
+            wanted.append(f"{folder}/annotated.h5ad")
+    return wanted
+
+
+def print_summaries():
+    for screen, analysis in analyses_of(config):
+        summary = Path(f"results/{screen}/{analysis}/summary.txt")
+        if summary.exists():
+            print(f"\n{summary.read_text()}", file=sys.stderr)
+
+
+# Inputs
+
+
+def screen_file(wildcards):
+    """The user's file of a screen, or the one that is simulated in its place."""
+    screen = config["screens"][wildcards.screen]
+    return screen.get("path", f"results/{wildcards.screen}/simulated.h5ad")
+
+
+def batches_of_analysis(wildcards):
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}"
+    return [f"{folder}/batch-{batch}.parquet" for batch in BATCHES]
+
+
+def propensities_of_analysis(wildcards):
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}"
+    return [f"{folder}/batch-{batch}/propensity.h5" for batch in BATCHES]
+
+
+def shards_of_batch(wildcards):
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}/batch-{wildcards.batch}"
+    return [f"{folder}/shard-{shard}.h5" for shard in SHARDS]
+
+
+# Parameters: what gives a file its meaning, and nothing else
+
+
+def settings_of_screen(wildcards):
+    """The screen's section without its path, which the rule's input holds."""
+    section = config["screens"][wildcards.screen]
+    return {key: section[key] for key in sorted(section) if key not in ("path", "simulate")}
+
+
+def outcomes_of_screen(wildcards):
+    return outcomes_of(config, wildcards.screen)
+
+
+def targets_of_screen(wildcards):
+    """Targets that any analysis of a screen tests."""
+    wanted = [
+        config["analyses"][analysis]["targets"]
+        for screen, analysis in analyses_of(config)
+        if screen == wildcards.screen
+    ]
+    return "all" if "all" in wanted else sorted({name for names in wanted for name in names})
+
+
+def controls_of_screen(wildcards):
+    """Whether any analysis of a screen tests NTC guides."""
+    return any(
+        config["analyses"][analysis]["controls"] == "guides"
+        for screen, analysis in analyses_of(config)
+        if screen == wildcards.screen
+    )
+
+
+def category_threshold(wildcards):
+    return config["screens"][wildcards.screen]["covariates"]["numeric_as_category_threshold"]
+
+
+def blocks_of_shard(wildcards):
+    resamples = analysis_of(wildcards)["resamples"]
+    return plan.blocks_of_shard(resamples, len(SHARDS), int(wildcards.shard))
+
+
+def resamples_of_shard(wildcards):
+    """B, but only where it cuts the shard's last block short: raising B keeps the other shards."""
+    end = blocks_of_shard(wildcards)[1] * plan.BLOCK
+    return min(analysis_of(wildcards)["resamples"], end)
+
+
+# Resources: from the sizes of files, in MiB and minutes, growing with each attempt
+
+
+def load_mem_mb(wildcards, input, attempt):
+    return attempt * plan.load_mem_mb(plan.read_mb(input.screen))
+
+
+def normalize_mem_mb(wildcards, input, attempt):
+    return attempt * plan.normalize_mem_mb(plan.read_mb(input.screen))
+
+
+def propensity_mem_mb(wildcards, input, attempt):
+    return attempt * plan.propensity_mem_mb(plan.read_mb(input.outcome))
+
+
+def propensity_runtime(wildcards, input, attempt):
+    units, _ = plan.batch_load(input.targets, int(wildcards.batch))
+    return attempt * plan.propensity_runtime_min(plan.read_mb(input.outcome), units)
+
+
+def shard_mem_mb(wildcards, input, threads, attempt):
+    return attempt * plan.shard_mem_mb(plan.read_mb(input.outcome), threads)
+
+
+def shard_runtime(wildcards, input, threads, attempt):
+    first, end = blocks_of_shard(wildcards)
+    units, treated = plan.batch_load(input.targets, int(wildcards.batch))
+    minutes = plan.shard_runtime_min(
+        plan.read_mb(input.outcome), units, treated, end - first, threads
+    )
+    return attempt * minutes
+
+
+def tables_mem_mb(wildcards, input, attempt):
+    """Merging and plotting: libraries, and the tables a few times over."""
+    return attempt * (1000 + 10 * sum(plan.read_mb(path) for path in input))

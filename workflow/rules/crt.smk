@@ -1,0 +1,136 @@
+"""
+Conditional randomization: propensities, null distributions by resampling, p values.
+
+INPUTS
+    results/{screen}/screen.h5ad, targets.tsv
+    results/{screen}/{analysis}/outcome.h5ad
+OUTPUTS
+    results/{screen}/{analysis}/batch-{batch}/propensity.h5
+    results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5
+    results/{screen}/{analysis}/batch-{batch}.parquet
+    results/{screen}/{analysis}/units.tsv    treated cells and propensities of every unit
+"""
+
+
+rule warm_kernels:
+    """Compile once before thousands of shards start."""
+    output:
+        stamp="results/kernels.txt",
+    log:
+        "logs/kernels.log",
+    benchmark:
+        "logs/kernels.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=1500,
+        runtime=10,
+    params:
+        sources=kernel_sources_digest(),
+    script:
+        "../../scripts/warm_kernels.py"
+
+
+rule crt_propensity:
+    input:
+        screen="results/{screen}/screen.h5ad",
+        targets="results/{screen}/targets.tsv",
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        # The cache changes no number, so a renewed one restarts nothing.
+        kernels=ancient("results/kernels.txt"),
+    output:
+        propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
+    log:
+        "logs/{screen}/{analysis}/batch-{batch}/propensity.log",
+    benchmark:
+        "logs/{screen}/{analysis}/batch-{batch}/propensity.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=propensity_mem_mb,
+        runtime=propensity_runtime,
+    params:
+        batch=lambda wildcards: int(wildcards.batch),
+        targets=lambda wildcards: analysis_of(wildcards)["targets"],
+        controls=lambda wildcards: analysis_of(wildcards)["controls"],
+        settings=lambda wildcards: analysis_of(wildcards)["propensity"],
+        version=RESULTS_VERSION["crt_propensity"],
+    script:
+        "../../scripts/crt_propensity.py"
+
+
+rule crt_shard:
+    """Draw a run of blocks of resamples for one batch of targets."""
+    input:
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
+        targets=ancient("results/{screen}/targets.tsv"),
+        kernels=ancient("results/kernels.txt"),
+    output:
+        shard=ensure(
+            "results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5", non_empty=True
+        ),
+    log:
+        "logs/{screen}/{analysis}/batch-{batch}/shard-{shard}.log",
+    benchmark:
+        "logs/{screen}/{analysis}/batch-{batch}/shard-{shard}.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    threads: config["scatter"]["threads"]
+    resources:
+        mem_mb=shard_mem_mb,
+        runtime=shard_runtime,
+    params:
+        blocks=blocks_of_shard,
+        resamples=resamples_of_shard,
+        seed=config["seed"],
+        version=RESULTS_VERSION["crt_shard"],
+    script:
+        "../../scripts/crt_shard.py"
+
+
+rule crt_merge:
+    """Add the shards of a batch: exact counts, so any split gives the same bits."""
+    input:
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
+        shards=shards_of_batch,
+    output:
+        table="results/{screen}/{analysis}/batch-{batch}.parquet",
+    log:
+        "logs/{screen}/{analysis}/batch-{batch}.log",
+    benchmark:
+        "logs/{screen}/{analysis}/batch-{batch}.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=20,
+    params:
+        settings=lambda wildcards: {
+            key: analysis_of(wildcards)[key] for key in ("resamples", "tail", "calibration")
+        },
+        seed=config["seed"],
+        version=RESULTS_VERSION["crt_merge"],
+    script:
+        "../../scripts/crt_merge.py"
+
+
+rule crt_units:
+    input:
+        propensities=propensities_of_analysis,
+    output:
+        units="results/{screen}/{analysis}/units.tsv",
+    log:
+        "logs/{screen}/{analysis}/units.log",
+    benchmark:
+        "logs/{screen}/{analysis}/units.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        version=RESULTS_VERSION["crt_merge"],
+    script:
+        "../../scripts/crt_units.py"

@@ -1,0 +1,96 @@
+"""
+All batches of an analysis to its tables.
+
+INPUTS
+    results/{screen}/{analysis}/batch-{batch}.parquet
+OUTPUTS
+    results/{screen}/{analysis}/effects.parquet, effects.tsv.gz, controls.parquet
+    results/{screen}/{analysis}/calibration.tsv, summary.txt
+    results/{screen}/{analysis}/annotated.h5ad    on request
+"""
+
+
+rule merge_effects:
+    input:
+        batches=batches_of_analysis,
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+    output:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        effects_tsv=report(
+            "results/{screen}/{analysis}/effects.tsv.gz",
+            caption="../report/effects.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Effects (table)"},
+        ),
+        controls="results/{screen}/{analysis}/controls.parquet",
+        calibration=report(
+            "results/{screen}/{analysis}/calibration.tsv",
+            caption="../report/calibration.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Calibration (table)"},
+        ),
+    log:
+        "logs/{screen}/{analysis}/effects.log",
+    benchmark:
+        "logs/{screen}/{analysis}/effects.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        version=RESULTS_VERSION["merge"],
+    script:
+        "../../scripts/merge_effects.py"
+
+
+rule summarize:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        calibration="results/{screen}/{analysis}/calibration.tsv",
+    output:
+        summary=report(
+            "results/{screen}/{analysis}/summary.txt",
+            caption="../report/summary.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Summary"},
+        ),
+    log:
+        "logs/{screen}/{analysis}/summary.log",
+    benchmark:
+        "logs/{screen}/{analysis}/summary.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=10,
+    params:
+        fdr=config["fdr"],
+        version=RESULTS_VERSION["merge"],
+    script:
+        "../../scripts/summarize.py"
+
+
+rule annotate_h5ad:
+    input:
+        screen=screen_file,
+        effects="results/{screen}/{analysis}/effects.parquet",
+        controls="results/{screen}/{analysis}/controls.parquet",
+    output:
+        annotated="results/{screen}/{analysis}/annotated.h5ad",
+    log:
+        "logs/{screen}/{analysis}/annotated.log",
+    benchmark:
+        "logs/{screen}/{analysis}/annotated.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        version=RESULTS_VERSION["merge"],
+    script:
+        "../../scripts/annotate_h5ad.py"

@@ -1,0 +1,30 @@
+"""
+What every batch of an analysis shares, computed once.
+
+INPUTS
+    results/{screen}/screen.h5ad
+OUTPUTS
+    results/{screen}/{analysis}/outcome.h5ad    scores of the transformed outcome, design
+"""
+
+
+rule normalize:
+    input:
+        screen="results/{screen}/screen.h5ad",
+    output:
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+    log:
+        "logs/{screen}/{analysis}/outcome.log",
+    benchmark:
+        "logs/{screen}/{analysis}/outcome.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=normalize_mem_mb,
+        runtime=60,
+    params:
+        settings=lambda wildcards: analysis_of(wildcards)["outcome"],
+        numeric_as_category_threshold=category_threshold,
+        version=RESULTS_VERSION["normalize"],
+    script:
+        "../../scripts/normalize.py"

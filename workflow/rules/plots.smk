@@ -1,0 +1,88 @@
+"""
+The figures of an analysis, as PNG and SVG.
+
+INPUTS
+    results/{screen}/{analysis}/effects.parquet, controls.parquet, units.tsv
+OUTPUTS
+    results/{screen}/{analysis}/plots/{qq,volcano,volcano_by_feature,p_histogram,propensity}.{png,svg}
+"""
+
+
+rule plot_effects:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        controls="results/{screen}/{analysis}/controls.parquet",
+    output:
+        qq_png=report(
+            "results/{screen}/{analysis}/plots/qq.png",
+            caption="../report/qq.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "QQ plot"},
+        ),
+        volcano_png=report(
+            "results/{screen}/{analysis}/plots/volcano.png",
+            caption="../report/volcano.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano plot"},
+        ),
+        volcano_by_feature_png=report(
+            "results/{screen}/{analysis}/plots/volcano_by_feature.png",
+            caption="../report/volcano_by_feature.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano plot by feature"},
+        ),
+        p_histogram_png=report(
+            "results/{screen}/{analysis}/plots/p_histogram.png",
+            caption="../report/p_histogram.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "p value histogram"},
+        ),
+        qq_svg="results/{screen}/{analysis}/plots/qq.svg",
+        volcano_svg="results/{screen}/{analysis}/plots/volcano.svg",
+        volcano_by_feature_svg="results/{screen}/{analysis}/plots/volcano_by_feature.svg",
+        p_histogram_svg="results/{screen}/{analysis}/plots/p_histogram.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/effects.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/effects.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        fdr=config["fdr"],
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_effects.py"
+
+
+rule plot_propensity:
+    input:
+        units="results/{screen}/{analysis}/units.tsv",
+    output:
+        png=report(
+            "results/{screen}/{analysis}/plots/propensity.png",
+            caption="../report/propensity.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Propensities and treated cells"},
+        ),
+        svg="results/{screen}/{analysis}/plots/propensity.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/propensity.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/propensity.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=10,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_propensity.py"
