@@ -44,7 +44,7 @@ REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.htm
 LAUNCH = $(PY) scripts/launch.py $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run run-arguments test test-slow lint lock clean folders python FORCE
+.PHONY: help env demo run run-arguments test test-slow benchmark lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -78,6 +78,9 @@ test: env ## Run the tests (not those marked slow)
 
 test-slow: env ## Run the tests marked slow
 	@$(PY) -m pytest -m slow
+
+benchmark: env ## Time the crt engine against the plain recipe, on one simulated file
+	@$(PY) tests/benchmarks/crt.py
 
 lint: env ## Check style: ruff, snakefmt, snakemake --lint
 	$(PY) -m ruff check .

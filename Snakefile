@@ -15,7 +15,10 @@ min_version("9.0")
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 
-configfile: "config/config.yaml"
+# A configuration named on the command line replaces the demo's; Snakemake alone would mix them.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -28,9 +31,9 @@ include: "workflow/rules/plots.smk"
 
 
 rule all:
+    default_target: True
     input:
         results_wanted(),
-    default_target: True
 
 
 onsuccess:

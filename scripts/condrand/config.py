@@ -3,15 +3,26 @@
 Imported by the Snakefile: standard library and jsonschema (a dependency of Snakemake) only.
 """
 
+import math
 import os
 import re
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
-from condrand.errors import Problems, listed
+from condrand.errors import Problems, listed, nearest, quoted
+
+# Types of the schema in a user's words.
+_TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "array": "a list, as in [a, b]",
+    "boolean": "true or false",
+    "null": "null",
+}
 
 
 def complete_config(config: dict[str, Any], schema: dict[str, Any], source: str) -> dict[str, Any]:
@@ -88,16 +99,21 @@ def _checked(
     """`value` with defaults filled in; what is wrong with it goes to `problems`."""
     schema = _resolve(schema, root)
     if schema.get("type") != "object":
-        _check_leaf(value, schema, root, where, problems)
-        return value
+        return _checked_leaf(value, schema, root, where, problems)
     here = where or "(top level)"
+    if value is None:
+        # A section whose keys are all commented out.
+        value = {}
     if not isinstance(value, dict):
-        problems.add(here, f"is {_kind(value)}", "it must be a mapping of keys to values.")
+        problems.add(
+            here, f"is {value!r}, which is {_kind(value)}", "write `key: value` lines below it."
+        )
         return {}
-    if schema is root["$defs"]["analysis"] or schema == root["$defs"]["analysis"]:
+    if schema == root["$defs"]["analysis"]:
         engine = value.get("engine")
-        _check_engine(engine, schema, where, problems)
-        if not isinstance(engine, str) or engine not in root["$defs"]:
+        choices = schema["properties"]["engine"]["enum"]
+        _check_engine(engine, choices, where, problems)
+        if engine not in choices:
             return {}
         schema = root["$defs"][engine]
     properties = schema.get("properties", {})
@@ -111,7 +127,7 @@ def _checked(
             _check_name(key, schema, root, path, problems)
             complete[key] = _checked(item, open_keys, root, path, problems)
         else:
-            problems.add(path, "is no key of this section", _nearest(str(key), properties, "key"))
+            problems.add(path, "is no key of this section", _choices(key, properties, "key"))
     if len(value) < schema.get("minProperties", 0):
         problems.add(here, "is empty", "give at least one entry.")
     for key in schema.get("required", []):
@@ -121,40 +137,98 @@ def _checked(
     for key, item in properties.items():
         item = _resolve(item, root)
         if key not in value and "default" in item:
-            complete[key] = _checked(item["default"], item, root, f"{where}.{key}", problems)
+            path = f"{where}.{key}" if where else key
+            complete[key] = _checked(item["default"], item, root, path, problems)
     return complete
 
 
-def _check_leaf(
+def _checked_leaf(
     value: Any, schema: dict[str, Any], root: dict[str, Any], where: str, problems: Problems
-) -> None:
-    for error in Draft202012Validator({**schema, "$defs": root["$defs"]}).iter_errors(value):
-        meaning = schema.get("description", "")
-        if error.validator == "enum":
-            mend = _nearest(str(value), error.validator_value, "value")
-        elif error.validator == "type":
-            wanted = error.validator_value
-            wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
-            mend = f"it must be of type {wanted}. {meaning}"
-        else:
-            mend = meaning
-        found = f"is {value!r}, which " if error.validator in ("enum", "type") else ""
-        reason = {
-            "enum": "is no known choice",
-            "type": f"is {_kind(value)}",
-        }.get(error.validator, error.message)
-        problems.add(where, found + reason, mend)
+) -> Any:
+    """`value`, a whole number as int; what is wrong with it goes to `problems`."""
+    meaning = schema.get("description", "")
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.add(where, f"is {value}", f"it must be a finite number. {meaning}")
+        return value
+    validator = Draft202012Validator({**schema, "$defs": root["$defs"]})
+    for outer in validator.iter_errors(value):
+        for error in _meant(outer):
+            place = "".join(
+                f"[{part}]" if isinstance(part, int) else f".{part}"
+                for part in error.absolute_path
+            )
+            problems.add(where + place, *_explained(error, meaning))
+    # JSON Schema takes 1.0e+4 as an integer; range() does not.
+    if schema.get("type") == "integer" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
-def _check_engine(engine: Any, schema: dict[str, Any], where: str, problems: Problems) -> None:
-    choices = schema["properties"]["engine"]["enum"]
+def _meant(error: ValidationError) -> Iterator[ValidationError]:
+    """The errors of the alternative that a user meant, where it can be told."""
+    if error.validator == "anyOf":
+        meant = [
+            inner
+            for inner in error.context
+            if inner.relative_path or inner.validator not in ("type", "const")
+        ]
+        if meant:
+            for inner in meant:
+                yield from _meant(inner)
+            return
+    yield error
+
+
+def _explained(error: ValidationError, meaning: str) -> tuple[str, str]:
+    """What was found, and what to do."""
+    value = error.instance
+    found = "is empty" if value is None else f"is {value!r}"
+    if error.validator == "enum":
+        return f"{found}, which is no known choice", _choices(
+            value, error.validator_value, "choice"
+        )
+    if error.validator == "additionalProperties":
+        there = error.schema["properties"]
+        strangers = [key for key in value if key not in there]
+        return f"has the unknown key {quoted(strangers)}", _choices(strangers[0], there, "key")
+    if error.validator in ("type", "anyOf"):
+        wanted = error.validator_value
+        if error.validator == "anyOf":
+            wanted = [form["type"] for form in wanted if "type" in form]
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        words = " or ".join(_TYPES.get(name, "keys with values") for name in wanted)
+        if value is not None:
+            found += f", which is {_kind(value)}"
+        return found, f"it must be {words}{_rewritten(value, wanted)}. {meaning}"
+    return error.message, meaning
+
+
+def _rewritten(value: Any, wanted: list[str]) -> str:
+    """How a value of the wrong type is written in the right one, where that is plain."""
+    if "array" in wanted and isinstance(value, str):
+        return f"; write [{value}]"
+    if "string" in wanted and not isinstance(value, dict | list | None):
+        return f"; write it in quotes, '{value}'"
+    if {"integer", "number"} & set(wanted) and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        # YAML takes 1e-6 for text: it wants a point.
+        text = repr(int(number)) if number.is_integer() else repr(number)
+        mantissa, e, exponent = text.partition("e")
+        return f"; write {mantissa if '.' in mantissa or not e else mantissa + '.0'}{e}{exponent}"
+    return ""
+
+
+def _check_engine(engine: Any, choices: list[str], where: str, problems: Problems) -> None:
     if engine is None:
         problems.add(f"{where}.engine", "is missing", f"name one of: {', '.join(choices)}.")
     elif engine not in choices:
         problems.add(
             f"{where}.engine",
             f"is {engine!r}, which is no known choice",
-            _nearest(str(engine), choices, "value"),
+            _choices(engine, choices, "choice"),
         )
 
 
@@ -162,7 +236,9 @@ def _check_name(
     name: Any, schema: dict[str, Any], root: dict[str, Any], where: str, problems: Problems
 ) -> None:
     pattern = _resolve(schema.get("propertyNames", {}), root).get("pattern")
-    if pattern and not re.match(pattern, str(name)):
+    if not isinstance(name, str):
+        problems.add(where, f"{name!r} is {_kind(name)}", f"write the name in quotes: '{name}'.")
+    elif pattern and not re.fullmatch(pattern, name):
         problems.add(
             where,
             f"{name!r} cannot be a folder name",
@@ -171,28 +247,56 @@ def _check_name(
 
 
 def _check_screen(where: str, screen: dict[str, Any], problems: Problems) -> None:
-    if ("path" in screen) == ("simulate" in screen):
-        problems.add(where, "needs either path or simulate", "give exactly one of the two.")
-    given = [key for key in ("key", "columns", "formula") if key in screen["covariates"]]
-    if len(given) > 1:
-        problems.add(
-            f"{where}.covariates",
-            f"has {' and '.join(given)}",
-            "give one of key, columns, formula.",
-        )
-    elif not given:
-        screen["covariates"]["key"] = "covar"
+    if "path" in screen and "simulate" in screen:
+        problems.add(where, "has both path and simulate", "give exactly one of the two.")
+    elif "path" not in screen and "simulate" not in screen:
+        problems.add(where, "has neither path nor simulate", "give exactly one of the two.")
+    _check_covariates(f"{where}.covariates", screen["covariates"], problems)
     if "path" in screen:
         screen["path"] = expand_path(screen["path"])
-        left = re.findall(r"\$\{?(\w+)", screen["path"])
-        if left:
-            problems.add(
-                f"{where}.path",
-                f"names the unset variable {listed(left)}",
-                "set it in the environment, or write the path out.",
-            )
-        elif Path(screen["path"]).is_dir():
-            problems.add(f"{where}.path", f"{screen['path']} is a folder", "name the .h5ad file.")
+        _check_path(f"{where}.path", screen["path"], problems)
+
+
+def _check_covariates(where: str, covariates: dict[str, Any], problems: Problems) -> None:
+    given = [key for key in ("key", "columns", "formula") if key in covariates]
+    if len(given) > 1:
+        problems.add(where, f"has {' and '.join(given)}", "give one of key, columns, formula.")
+    elif not given:
+        covariates["key"] = "covar"
+    if "formula" in covariates:
+        # A formula says itself what is a category: C(batch).
+        covariates["numeric_as_category_threshold"] = None
+    columns = [
+        (item, "none") if isinstance(item, str) else (item["name"], item.get("transform", "none"))
+        for item in covariates.get("columns", [])
+    ]
+    twice = sorted({name for name, transform in columns if columns.count((name, transform)) > 1})
+    if twice:
+        problems.add(f"{where}.columns", f"names twice: {quoted(twice)}", "name each column once.")
+
+
+def _check_path(where: str, path: str, problems: Problems) -> None:
+    left = re.findall(r"\$\{?(\w+)", path)
+    file = Path(path)
+    if left:
+        problems.add(
+            where,
+            f"{path!r} names the unset variable {listed(left)}",
+            "set it in the environment, or write the path out.",
+        )
+    elif file.is_dir():
+        problems.add(where, f"{path!r} is a folder", "name the .h5ad file.")
+    elif not file.exists():
+        folder = file.absolute().parent
+        there = sorted(other.name for other in folder.glob("*.h5ad")) if folder.is_dir() else []
+        mend = "correct the path"
+        if not file.is_absolute():
+            mend += f"; it is taken from {Path.cwd()}"
+        if there:
+            mend += f". {nearest(file.name, there)}The folder holds: {listed(there)}"
+        elif not folder.is_dir():
+            mend += f"; there is no folder {str(folder)!r} either"
+        problems.add(where, f"{path!r} is no file", mend + ".")
 
 
 def _check_analysis(
@@ -201,18 +305,25 @@ def _check_analysis(
     for screen in analysis.get("screens", []):
         if screen not in screens:
             problems.add(
-                f"{where}.screens", f"{screen!r} is no screen", _nearest(screen, screens, "screen")
+                f"{where}.screens",
+                f"{screen!r} is no screen",
+                _choices(screen, screens, "screen"),
             )
     targets = analysis["targets"]
-    if targets != "all" and len(set(targets)) < len(targets):
-        twice = sorted({name for name in targets if targets.count(name) > 1})
-        problems.add(f"{where}.targets", f"names twice: {listed(twice)}", "name each target once.")
+    if targets == "all":
+        return
+    twice = sorted({name for name in targets if targets.count(name) > 1})
+    if twice:
+        problems.add(f"{where}.targets", f"names twice: {quoted(twice)}", "name each target once.")
+    if "all" in targets:
+        problems.add(
+            f"{where}.targets", "holds 'all' in a list", "write `targets: all`, or names alone."
+        )
 
 
-def _nearest(word: str, words: Any, noun: str) -> str:
-    close = get_close_matches(word, list(words), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}The {noun}s there are: {', '.join(map(str, words))}."
+def _choices(word: Any, words: Iterable[object], noun: str) -> str:
+    words = list(words)
+    return f"{nearest(str(word), words)}The {noun}s there are: {', '.join(map(str, words))}."
 
 
 def _kind(value: Any) -> str:
@@ -221,6 +332,8 @@ def _kind(value: Any) -> str:
         list: "a list",
         str: "text",
         bool: "true/false",
+        int: "a number",
+        float: "a number",
         type(None): "empty",
     }
-    return names.get(type(value), f"a number ({value!r})")
+    return names.get(type(value), f"a {type(value).__name__}")

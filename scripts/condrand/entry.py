@@ -7,13 +7,10 @@ lands in the job's log too.
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from condrand.errors import InputError
-
-_started = time.monotonic()
 
 
 def start(snakemake: Any) -> None:
@@ -45,9 +42,11 @@ def start(snakemake: Any) -> None:
 
     def report(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
         if issubclass(kind, InputError):
-            for place in (stream, terminal):
-                print(f"\nBad input. {error}\n", file=place, flush=True)
-        else:
-            sys.__excepthook__(kind, error, traceback)
+            print(f"\nBad input. {error}\n", file=stream, flush=True)
+            print(f"\nBad input. {error}\n", file=terminal, flush=True)
+            return
+        sys.__excepthook__(kind, error, traceback)
+        message = f"rule {snakemake.rule}: {kind.__name__}: {error} (traceback in {log})"
+        print(f"\n{message}\n", file=terminal, flush=True)
 
     sys.excepthook = report

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -14,6 +15,21 @@ def listed(values: Iterable[object], most: int = 5) -> str:
     shown = ", ".join(str(value) for value in values[:most])
     more = len(values) - most
     return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def quoted(values: Iterable[object], most: int = 5) -> str:
+    """As :func:`listed`, each value in quotes, so that blanks at its ends show."""
+    return listed((repr(str(value)) for value in values), most)
+
+
+def nearest(word: str, words: Iterable[object]) -> str:
+    """The one of `words` that `word` may have been meant to be, as a question; empty if none."""
+    words = [str(there) for there in words]
+    # A word that differs in case or blanks alone comes before one that shares more letters.
+    plain = word.strip().lower()
+    close = [there for there in words if there.strip().lower() == plain]
+    close = close or get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 @dataclass
@@ -31,7 +47,10 @@ class Problems:
 
     def add(self, key: str, what: str, mend: str) -> None:
         """Note that `key` holds `what`, which `mend` would put right."""
-        self.found.append(f"{key}: {what}\n      -> {mend}")
+        text = f"{key}: {what}\n      -> {mend}"
+        # Two analyses that read the same matrix find the same faults.
+        if text not in self.found:
+            self.found.append(text)
 
     def report(self) -> None:
         """Raise what was found.

@@ -142,6 +142,50 @@ def test_qq_shows_the_floor_only_when_several_empirical_p_values_share_it():
     assert len(artists(across, "floor")) == 1
 
 
+def test_qq_ends_above_the_diagonal_and_marks_the_tests_beyond():
+    p = np.concatenate([[1e-200, 1e-40], np.arange(1, 99) / 99])
+    effects, controls = effects_table(p), effects_table([1e-12, 0.3, 0.6])
+    figure = qq(effects, controls)
+    panel = figure.axes[0]
+    # 2.5 times -log10(0.5 / 100) is 5.75.
+    assert panel.get_ylim() == (0.0, 6.0)
+    x, y = artist(figure, "all-tests-above").get_data()
+    np.testing.assert_allclose(x, -np.log10([0.5 / 100, 1.5 / 100]))
+    np.testing.assert_array_equal(y, 6.0)
+    assert artist(figure, "all-tests").get_xdata().size == 98
+    assert artist(figure, "controls-above").get_xdata().size == 1
+    assert artist(figure, "controls").get_xdata().size == 2
+    assert legend_texts(figure)[-2:] == ["2 above 6, largest 200", "1 above 6, largest 12.0"]
+    diagonal = artist(figure, "identity").get_path().vertices
+    rise, run = np.ptp(panel.transData.transform(diagonal), axis=0)[::-1]
+    assert rise > 0.3 * run
+
+
+def test_qq_of_weak_effects_has_nothing_above_the_panel():
+    figure = qq(null_table(50), null_table(20))
+    assert not artists(figure, "all-tests-above")
+    assert not artists(figure, "controls-above")
+    assert artist(figure, "all-tests").get_ydata().max() <= figure.axes[0].get_ylim()[1]
+
+
+def test_qq_counts_the_tests_above_the_panel_before_thinning():
+    p = np.concatenate([np.full(3000, 1e-100), np.random.default_rng(0).random(7000)])
+    figure = qq(effects_table(p, source="skew_normal"), null_table(0))
+    assert artist(figure, "all-tests-above").get_xdata().size < 3000
+    assert "3,000 above 11, largest 100" in legend_texts(figure)
+
+
+def test_qq_panel_holds_band_and_floor_beside_strong_effects():
+    floor = 1 / 10_000_000
+    p = [floor, floor, 0.5]
+    effects = pd.concat([effects_table(p), effects_table([1e-90], source="skew_normal")])
+    figure = qq(effects, null_table(0))
+    top = figure.axes[0].get_ylim()[1]
+    assert artist(figure, "floor").get_ydata()[0] < top
+    (path,) = artist(figure, "band").get_paths()
+    assert path.vertices[:, 1].max() < top
+
+
 def test_volcano_colours_by_sign_and_significance_and_draws_the_threshold():
     effects = effects_table(
         [0.001, 0.002, 0.003, 0.2, 0.5, np.nan],
@@ -155,6 +199,48 @@ def test_volcano_colours_by_sign_and_significance_and_draws_the_threshold():
     assert artist(figure, "threshold").get_ydata()[0] == pytest.approx(-np.log10(0.003))
     assert names_written(figure) == {"T0 · program_1", "T1 · program_1", "T2 · program_1"}
     assert figure.axes[0].get_xlabel() == "Effect, CLR (natural log)"
+
+
+@pytest.mark.parametrize("draw", [volcano, volcano_by_feature])
+def test_tall_volcano_compresses_its_axis_and_says_so(draw):
+    p = [1e-300, 1e-60, 1e-5, 0.01, 0.2, 0.4, 0.6, 0.8, 1.0]
+    figure = draw(effects_table(p, n_features=3), fdr=0.05)
+    label = figure.axes[0].get_ylabel() or figure.get_supylabel()
+    assert label == "−log₁₀ p (compressed above 10)"
+    heights = []
+    for panel in figure.axes:
+        assert panel.get_yscale() == "symlog"
+        low, high = panel.get_ylim()
+        ticks = [tick for tick in panel.get_yticks() if low <= tick <= high]
+        assert ticks[:5] == [0, 5, 10, 30, 100]
+        for line in panel.lines:
+            if line.get_gid() in ("other", "lower", "higher"):
+                inside = panel.transAxes.inverted().transform(
+                    panel.transData.transform(line.get_xydata())
+                )
+                heights.extend(inside[:, 1])
+    assert len(heights) == 9
+    assert 0.0 < min(heights)
+    assert max(heights) < 0.95
+    # 0.01 to 1e-5 is 1% of the data's range, and a tenth of the panel.
+    assert np.sort(heights)[6] - np.sort(heights)[5] > 0.1
+
+
+@pytest.mark.parametrize("draw", [volcano, volcano_by_feature])
+def test_volcano_of_ordinary_heights_is_in_proportion(draw):
+    figure = draw(effects_table([1e-49, 1e-5, 0.2]), fdr=0.05)
+    assert figure.axes[0].get_yscale() == "linear"
+    assert (figure.axes[0].get_ylabel() or figure.get_supylabel()) == "−log₁₀ p"
+
+
+def test_thinning_of_a_tall_volcano_keeps_the_points_of_its_stretched_part():
+    rng = np.random.default_rng(0)
+    log10_p = np.concatenate([[500.0], rng.uniform(2, 8, 40_000)])
+    effects = effects_table(10.0**-log10_p, effect=np.full(40_001, 1.0), fdr=0.01)
+    y = artist(volcano(effects, fdr=0.05), "higher").get_ydata()
+    # In steps of 500 / 600 there would be 8 of them.
+    assert y.size > 100
+    assert y.max() == pytest.approx(500)
 
 
 def test_volcano_without_significant_tests_has_no_threshold_and_no_names():
@@ -250,6 +336,15 @@ def test_propensity_draws_every_unit_and_ignores_those_without_a_fit():
     np.testing.assert_array_equal(np.sort(ranks), np.arange(1, 50))
 
 
+def test_propensity_is_headed_by_screen_and_analysis_where_the_table_tells():
+    units = units_table(5, 2)
+    assert propensity(units).legends[0].get_title().get_text() == ""
+    named = units.assign(screen="papa", analysis="crt")
+    assert propensity(named).legends[0].get_title().get_text() == "papa · crt"
+    unfitted = named.assign(n_expected=np.nan)
+    assert propensity(unfitted).get_suptitle() == "papa · crt"
+
+
 def test_propensity_works_without_controls_with_zeros_and_without_any_fit():
     units = units_table(5, 0)
     units.loc[0, "n_target"] = 0
@@ -290,9 +385,16 @@ def test_categorical_names_and_underflown_p_values_are_drawn():
         {"target": "category", "feature": "category", "effect_scale": "category"}
     )
     effects.loc[0, ["p_value", "neg_log10_p"]] = [0.0, np.inf]
-    _, y = artist(qq(effects, null_table(0)), "all-tests").get_data()
-    assert np.isfinite(y).all()
+    assert "1 above 2, largest 323" in legend_texts(qq(effects, null_table(0)))
     assert len(volcano_by_feature(effects, fdr=0.05).axes) == 3
+
+
+def test_underflown_p_values_keep_their_logarithm():
+    table = effects_table([1e-200, 0.2, 0.4]).assign(p_value=0.0)
+    table["neg_log10_p"] = [574.7, np.inf, 2.0]
+    np.testing.assert_array_equal(points.log10_p(table), [574.7, 574.7, 2.0])
+    table["neg_log10_p"] = [200.0, np.inf, 2.0]
+    np.testing.assert_array_equal(points.log10_p(table), [200.0, 323.3, 2.0])
 
 
 def test_names_with_dollar_signs_are_not_formulas(tmp_path):

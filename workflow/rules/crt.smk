@@ -67,9 +67,7 @@ rule crt_shard:
         targets=ancient("results/{screen}/targets.tsv"),
         kernels=ancient("results/kernels.txt"),
     output:
-        shard=ensure(
-            "results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5", non_empty=True
-        ),
+        shard=ensure("results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5", non_empty=True),
     log:
         "logs/{screen}/{analysis}/batch-{batch}/shard-{shard}.log",
     benchmark:

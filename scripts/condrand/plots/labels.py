@@ -23,11 +23,14 @@ _DIRECTIONS = np.array(
 _DIRECTIONS /= np.hypot(*_DIRECTIONS.T)[:, None]
 _AWKWARD = np.repeat([0.0, 0.5, 1.0], [2, 2, 12])
 _GAP = 0.5
-# Costs are counted in points hidden. A named point matters more than another; a leader costs
-# by its length. A name that costs more than the largest is better left out.
-_NAMED = 4.0
+# Costs of a place: every point hidden, a named one more; every point that the leader runs over;
+# the leader by its length. Reaching an inch further is better than hiding one point. A name that
+# costs more than the largest is better left out.
+_HIDDEN = 6.0
+_NAMED = 8.0
+_CROSSED = 1.0
 _PER_LENGTH = 0.1
-_LARGEST_COST = 12.0
+_LARGEST_COST = 24.0
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,14 @@ def _places(
     boxes = np.hstack([corners - _GAP, corners + extent + _GAP])
     leaders = anchor + steps[:, None, :] * np.linspace(0.1, 1.0, 12)[:, None]
     costs = np.tile(_AWKWARD, _DISTANCES.size) + _PER_LENGTH * distances
-    costs += _inside(marks, boxes).sum(axis=1) + _NAMED * _inside(anchors, boxes).sum(axis=1)
+    costs += _HIDDEN * _inside(marks, boxes).sum(axis=1)
+    costs += _NAMED * _inside(anchors, boxes).sum(axis=1)
     # A leader that runs over other points seems to belong to them.
     others = marks[np.abs(marks - anchor).max(axis=1) > 1.5]
     near = others[np.abs(others - anchor).max(axis=1) < _DISTANCES[-1] + 2.0]
     if near.size:
         gaps = np.abs(leaders[:, :, None, :] - near).max(axis=3)
-        costs += (gaps < 1.5).any(axis=1).sum(axis=1)
+        costs += _CROSSED * (gaps < 1.5).any(axis=1).sum(axis=1)
     good = (
         np.all(boxes[:, :2] >= frame[:2], axis=1)
         & np.all(boxes[:, 2:] <= frame[2:], axis=1)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-# -log10 of the smallest positive float64, for a p value that underflowed to 0.
+# -log10 of the smallest positive float64, for a p value known only to be below it.
 _LARGEST_LOG10_P = 323.3
 _COLUMNS = (
     "screen",
@@ -52,26 +52,28 @@ def log10_p(table: pd.DataFrame) -> np.ndarray:
     Returns
     -------
     float64 array, shape (n_tests,)
-        The column ``neg_log10_p``, which stays exact where ``p_value`` underflows; a p value
-        of exactly 0 is drawn at the smallest positive float64.
+        The column ``neg_log10_p``, which stays exact where ``p_value`` underflows. Where it
+        is infinite: the smallest positive float64, or the smallest p known if that is less.
     """
-    return np.minimum(table["neg_log10_p"].to_numpy(np.float64), _LARGEST_LOG10_P)
+    values = table["neg_log10_p"].to_numpy(np.float64)
+    known = values[np.isfinite(values)]
+    return np.minimum(values, max(_LARGEST_LOG10_P, known.max(initial=0.0)))
 
 
 def heading(table: pd.DataFrame) -> str:
-    """Give 'screen · analysis' of a table, or '' for an empty one.
+    """Give 'screen · analysis' of a table, or '' for one that does not tell.
 
     Parameters
     ----------
     table
-        Columns ``screen`` and ``analysis``.
+        Columns ``screen`` and ``analysis``; may be empty or without them.
 
     Returns
     -------
     str
         Taken from the first row.
     """
-    if table.empty:
+    if table.empty or not {"screen", "analysis"} <= set(table.columns):
         return ""
     return f"{table['screen'].iloc[0]} · {table['analysis'].iloc[0]}"
 

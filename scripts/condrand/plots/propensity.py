@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from condrand.plots import style
+from condrand.plots.points import heading
 
 _KINDS = (
     ("target", "targets", style.TARGET_COLOUR),
@@ -25,7 +26,8 @@ def propensity(units: pd.DataFrame) -> Figure:
         One row per target and NTC guide: ``unit``, ``kind`` ('target' or 'ntc_guide'),
         ``n_target`` (treated cells), ``n_expected`` (sum of the propensities, cells),
         ``p_q01``, ``p_median``, ``p_q99`` (quantiles of the propensity over cells), ``auc``
-        (of the propensity for being treated), ``note``. Missing values are not drawn.
+        (of the propensity for being treated), ``note``. Missing values are not drawn. The
+        figure is headed by ``screen`` and ``analysis`` if there are such columns.
 
     Returns
     -------
@@ -44,8 +46,11 @@ def propensity(units: pd.DataFrame) -> Figure:
     _draw_intervals(intervals, units)
     _draw_auc(auc, units)
     handles, names = expected.get_legend_handles_labels()
+    title = heading(units)
     if handles:
-        style.legend_above(figure, handles, names, "", 2)
+        style.legend_above(figure, handles, names, title, 2)
+    elif title:
+        style.title_above(figure, title)
     return figure
 
 

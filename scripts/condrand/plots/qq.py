@@ -2,11 +2,15 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import betaincinv
 
 from condrand.plots import style
 from condrand.plots.points import heading, log10_p, tested, thin_ranks
+
+# Height of the panel in multiples of the largest expected value: the diagonal ends at 2/5 of it.
+_HEIGHT = 2.5
 
 
 @style.styled
@@ -26,7 +30,8 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
     Returns
     -------
     matplotlib.figure.Figure
-        One panel. Artists by gid: 'all-tests', 'controls', 'band', 'identity', 'floor'.
+        One panel. Artists by gid: 'all-tests', 'controls', 'band', 'identity', 'floor'; and
+        'all-tests-above', 'controls-above' for the tests above the panel.
 
     Notes
     -----
@@ -34,13 +39,18 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
     the i-th smallest of m independent uniform values, Beta(i, m - i + 1), and m is the number
     of control tests, or of all tests when there are no controls.
 
+    The panel ends at 2.5 times the largest expected value, rounded up, or where the band or
+    the floor needs more, so that diagonal and band stay readable beside strong effects. Tests
+    above are triangles at its upper edge, and the legend gives their number and the largest
+    value. Of more than 4,000 tests the less significant ones are thinned, the same each time.
+
     Precondition of the band: independent tests. Features of one target are correlated, so that
     a curve leaves the band more often than ``confidence`` says.
 
     Source: David & Nagaraja (2003), Order Statistics, 3rd ed., eq. 2.1.5, for the Beta law.
     """
     all_tests, control_tests = tested(effects), tested(controls)
-    figure, axes = style.new_figure(style.COLUMN, 3.5)
+    figure, axes = style.new_figure(style.COLUMN, 4.0)
     panel = axes[0, 0]
     panel.set_xlabel(f"Expected {style.LOG10_P}")
     panel.set_ylabel(f"Observed {style.LOG10_P}")
@@ -62,32 +72,18 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
         gid="band",
         zorder=1,
     )
-    right = 0.0
-    for table, name, colour, gid, zorder in (
-        (all_tests, "all tests", style.TARGET_COLOUR, "all-tests", 3),
-        (control_tests, "NTC guides", style.CONTROL_COLOUR, "controls", 4),
-    ):
-        if table.empty:
-            continue
-        expected, observed = _curve(log10_p(table))
-        right = max(right, expected[0])
-        panel.plot(
-            expected,
-            observed,
-            "o",
-            color=colour,
-            markersize=2.5,
-            markeredgewidth=0,
-            label=f"{name} (n = {len(table):,})",
-            gid=gid,
-            zorder=zorder,
-            rasterized=expected.size > style.MAX_VECTOR_POINTS,
-        )
+    tests, nulls = log10_p(all_tests), log10_p(control_tests)
+    right = float(-np.log10(0.5 / max(tests.size, nulls.size)))
+    floor = _floor(all_tests, control_tests)
+    needed = max(_HEIGHT * right, 1.05 * float(high.max()), 1.08 * (floor or 0.0))
+    ceiling = float(np.ceil(needed))
+    _draw_curve(panel, tests, ceiling, "all tests", style.TARGET_COLOUR, "all-tests", 3)
+    _draw_curve(panel, nulls, ceiling, "NTC guides", style.CONTROL_COLOUR, "controls", 4)
     panel.plot([0, right], [0, right], "-", color=style.BLACK, gid="identity", zorder=2)
     panel.set_xlim(0, right * 1.04)
-    panel.set_ylim(bottom=0)
+    highest = float(np.concatenate([tests, nulls]).max())
+    panel.set_ylim(0.0, ceiling if highest > ceiling else None)
 
-    floor = _floor(all_tests, control_tests)
     if floor is not None:
         panel.axhline(floor, linestyle=":", color=style.GUIDE_COLOUR, gid="floor", zorder=2)
         panel.annotate(
@@ -101,11 +97,60 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
         )
         panel.set_ylim(top=max(panel.get_ylim()[1], floor * 1.08))
     handles, names = panel.get_legend_handles_labels()
-    order = [*range(1, len(names)), 0]
+    # Down the columns: the sets of tests, the band, and what lies above the panel.
+    rank = {"all-tests": 0, "controls": 1, "band": 2, "all-tests-above": 3, "controls-above": 4}
+    order = sorted(range(len(names)), key=lambda i: rank[handles[i].get_gid()])
     style.legend_above(
         figure, [handles[i] for i in order], [names[i] for i in order], heading(effects), 2
     )
     return figure
+
+
+def _draw_curve(
+    panel: Axes,
+    values: np.ndarray,
+    ceiling: float,
+    name: str,
+    colour: str,
+    gid: str,
+    zorder: int,
+) -> None:
+    """Draw one set of tests: dots, and triangles at the ceiling for those above it."""
+    if values.size == 0:
+        return
+    expected, observed = _curve(values)
+    above = observed > ceiling
+    panel.plot(
+        expected[~above],
+        observed[~above],
+        "o",
+        color=colour,
+        markersize=2.5,
+        markeredgewidth=0,
+        label=f"{name} (n = {values.size:,})",
+        gid=gid,
+        zorder=zorder,
+        rasterized=np.count_nonzero(~above) > style.MAX_VECTOR_POINTS,
+    )
+    if not above.any():
+        return
+    largest = float(values.max())
+    digits = 1 if largest < 100.0 else 0
+    # Thinning leaves points out; the number counts all of them.
+    count = np.count_nonzero(values > ceiling)
+    panel.plot(
+        expected[above],
+        np.full(np.count_nonzero(above), ceiling),
+        "^",
+        color=colour,
+        markersize=4.0,
+        markeredgewidth=0,
+        label=f"{count:,} above {ceiling:g}, largest {largest:,.{digits}f}",
+        gid=f"{gid}-above",
+        zorder=zorder,
+        clip_on=False,
+        rasterized=np.count_nonzero(above) > style.MAX_VECTOR_POINTS,
+    )
 
 
 def _curve(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 # Colours that colour-blind readers tell apart: Okabe & Ito (2008), "Color Universal Design".
 BLACK = "#000000"
@@ -21,7 +21,7 @@ TARGET_COLOUR = BLUE
 CONTROL_COLOUR = ORANGE
 HIGHER_COLOUR = VERMILLION
 LOWER_COLOUR = BLUE
-OTHER_COLOUR = "#B8B8B8"
+OTHER_COLOUR = "#A0A0A0"
 GUIDE_COLOUR = "#555555"
 BAND_COLOUR = "#DDDDDD"
 
@@ -138,8 +138,21 @@ def new_figure(
         panel.tick_params(labelsize=SMALL_FONT, width=LINE, length=2.5, pad=2)
         panel.tick_params(which="minor", width=LINE / 2, length=1.5)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        title_above(figure, title)
     return figure, axes
+
+
+def title_above(figure: Figure, title: str) -> None:
+    """Put a heading above the panels, for a figure without a legend above them.
+
+    Parameters
+    ----------
+    figure
+        Changed in place.
+    title
+        Heading of the figure.
+    """
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
 def legend_above(
@@ -216,8 +229,37 @@ def log_axis(axes: Axes, which: str, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def compressed_axis(axes: Axes, threshold: float, top: float) -> None:
+    """Make the vertical axis linear from 0 to a threshold and logarithmic above.
+
+    Parameters
+    ----------
+    axes
+        Changed in place, and with it the panels that share its axis.
+    threshold
+        A power of ten. The range below it is as high as the decade above it.
+    top
+        Largest value to be shown, above the threshold.
+
+    Notes
+    -----
+    Ticks: 0, half the threshold, and from there on 1 and 3 times the powers of ten; small
+    ones at every unit of a decade, which get narrower where the axis is compressed.
+    """
+    axes.set_yscale("symlog", base=10, linthresh=threshold, linscale=0.9)
+    decades = threshold * 10.0 ** np.arange(np.ceil(np.log10(top / threshold)) + 1)
+    major = np.concatenate([[0.0, threshold / 2], np.outer(decades, [1.0, 3.0]).ravel()])
+    minor = np.outer([threshold / 10, *decades], np.arange(1.0, 10.0)).ravel()
+    panels = [axes, *axes.get_shared_y_axes().get_siblings(axes)]
+    for panel in panels:
+        panel.yaxis.set_major_locator(FixedLocator(major))
+        panel.yaxis.set_minor_locator(FixedLocator(np.setdiff1d(minor, major)))
+        panel.yaxis.set_major_formatter(FuncFormatter(_plain))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _plain(value: float, _position: int | None = None) -> str:
-    if value >= 1.0:
+    if value >= 1.0 or value == 0.0:
         return f"{value:,.0f}"
     return f"{value:.6f}".rstrip("0") if value >= 1e-6 else f"{value:.0e}"
 

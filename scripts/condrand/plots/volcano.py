@@ -18,6 +18,9 @@ from condrand.plots.points import (
 
 _N_LABELS = 12
 _N_PANEL_LABELS = 5
+# Heights above the first make the axis logarithmic from the second on: drawn in proportion,
+# all that is not among the strongest effects would lie on the floor.
+_TALL, _LINEAR_TO = 50.0, 10.0
 
 
 @style.styled
@@ -42,13 +45,14 @@ def volcano(effects: pd.DataFrame, *, fdr: float) -> Figure:
     -----
     The line is at the largest p value with ``fdr`` within the threshold; there is none without
     a significant test. From 20,000 tests on, points that would lie on others are left out; the
-    numbers in the legend count all of them.
+    numbers in the legend count all of them. If -log10 p exceeds 50 anywhere, its axis is
+    linear up to 10 and logarithmic above, and its label says so.
     """
     table = _drawable(effects)
     figure, axes = style.new_figure(style.WIDE, 4.0)
     panel = axes[0, 0]
     panel.set_xlabel(_effect_label(table))
-    panel.set_ylabel(style.LOG10_P)
+    panel.set_ylabel(_height_label(table))
     if table.empty:
         style.say_empty(panel, "no test has a p value and an effect")
         return figure
@@ -86,7 +90,8 @@ def volcano_by_feature(effects: pd.DataFrame, *, fdr: float, max_features: int =
     -------
     matplotlib.figure.Figure
         One panel per feature, in natural order, titled with its name. Gids as in
-        :func:`volcano`; the 5 most significant targets are named likewise.
+        :func:`volcano`; the 5 most significant targets are named likewise, and the axis of
+        -log10 p is compressed likewise.
     """
     table = _drawable(effects)
     rows_of_feature = _rows_of_shown_features(table, max_features)
@@ -102,7 +107,8 @@ def volcano_by_feature(effects: pd.DataFrame, *, fdr: float, max_features: int =
         width, 0.9 + 1.5 * n_rows, n_rows=n_rows, n_columns=n_columns, share=True
     )
     figure.supxlabel(_effect_label(table))
-    figure.supylabel(style.LOG10_P)
+    shown = table.iloc[np.concatenate([np.arange(0), *rows_of_feature.values()])]
+    figure.supylabel(_height_label(shown))
     panels = list(axes.flat)
     if not n_shown:
         style.say_empty(panels[0], "no test has a p value and an effect")
@@ -114,7 +120,6 @@ def volcano_by_feature(effects: pd.DataFrame, *, fdr: float, max_features: int =
     for panel in panels[max(0, n_shown - n_columns) : n_shown]:
         panel.tick_params(labelbottom=True)
     panels = panels[:n_shown]
-    shown = table.iloc[np.concatenate(list(rows_of_feature.values()))]
     _frame(panels[0], shown)
     line = _threshold(table, fdr)
     drawn = [
@@ -144,6 +149,15 @@ def _drawable(effects: pd.DataFrame) -> pd.DataFrame:
 def _effect_label(table: pd.DataFrame) -> str:
     scales = [str(scale) for scale in table["effect_scale"].dropna().unique()]
     return ", ".join(["Effect", *scales])
+
+
+def _is_tall(table: pd.DataFrame) -> bool:
+    return bool(log10_p(table).max(initial=0.0) > _TALL)
+
+
+def _height_label(table: pd.DataFrame) -> str:
+    compressed = f" (compressed above {_LINEAR_TO:g})" if _is_tall(table) else ""
+    return style.LOG10_P + compressed
 
 
 def _classes(table: pd.DataFrame, fdr: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,7 +195,8 @@ def _scatter(
     )
     for gid, rows, colour, name in classes:
         at = np.flatnonzero(rows)
-        at = at[thin_grid(x[at], y[at])]
+        # Where points lie on the page decides which of them lie on others.
+        at = at[thin_grid(*panel.transScale.transform(np.column_stack([x[at], y[at]])).T)]
         panel.plot(
             x[at],
             y[at],
@@ -205,10 +220,17 @@ def _threshold(table: pd.DataFrame, fdr: float) -> float | None:
 
 
 def _frame(panel: Axes, table: pd.DataFrame) -> None:
-    """Set limits with room for names: zero in the middle, a margin above."""
+    """Set scale and limits with room for names: zero in the middle, a margin above."""
     width = float(np.abs(table["effect"].to_numpy(np.float64)).max()) or 1.0
     panel.set_xlim(-1.25 * width, 1.25 * width)
-    panel.set_ylim(0.0, 1.18 * float(log10_p(table).max()) or 1.0)
+    highest = float(log10_p(table).max()) or 1.0
+    if _is_tall(table):
+        style.compressed_axis(panel, _LINEAR_TO, highest)
+    # In proportion to the height on the page; below 0 a little, so that p = 1 is whole.
+    scale = panel.yaxis.get_transform()
+    top = scale.transform(np.array([highest]))
+    bottom, top = scale.inverted().transform(np.concatenate([-0.02 * top, 1.15 * top]))
+    panel.set_ylim(bottom, top)
 
 
 def _most_significant(table: pd.DataFrame, fdr: float, n: int) -> pd.DataFrame:
