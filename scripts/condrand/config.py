@@ -64,6 +64,39 @@ def expand_path(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
+def check_files(config: dict[str, Any], source: str) -> None:
+    """Check that the file of every screen is there.
+
+    Parameters
+    ----------
+    config : dict
+        Complete configuration.
+    source : str
+        Name of the configuration in messages.
+
+    Raises
+    ------
+    InputError
+        Listing every file that is not, with what its folder holds.
+    """
+    problems = Problems(source)
+    for name, screen in config["screens"].items():
+        file = Path(screen.get("path", "."))
+        if file.exists():
+            continue
+        folder = file.absolute().parent
+        there = sorted(other.name for other in folder.glob("*.h5ad"))
+        mend = "correct the path"
+        if not file.is_absolute():
+            mend += f"; it starts from {str(Path.cwd())!r}"
+        if not folder.is_dir():
+            mend += f"; there is no folder {str(folder)!r} either"
+        elif there:
+            mend += f". {nearest(file.name, there)}The folder holds: {listed(there)}"
+        problems.add(f"screens.{name}.path", f"there is no file {str(file)!r}", mend + ".")
+    problems.report()
+
+
 def analyses_of(config: dict[str, Any]) -> list[tuple[str, str]]:
     """Every (screen, analysis) pair of a complete configuration, in its order."""
     return [
@@ -286,17 +319,6 @@ def _check_path(where: str, path: str, problems: Problems) -> None:
         )
     elif file.is_dir():
         problems.add(where, f"{path!r} is a folder", "name the .h5ad file.")
-    elif not file.exists():
-        folder = file.absolute().parent
-        there = sorted(other.name for other in folder.glob("*.h5ad")) if folder.is_dir() else []
-        mend = "correct the path"
-        if not file.is_absolute():
-            mend += f"; it is taken from {Path.cwd()}"
-        if there:
-            mend += f". {nearest(file.name, there)}The folder holds: {listed(there)}"
-        elif not folder.is_dir():
-            mend += f"; there is no folder {str(folder)!r} either"
-        problems.add(where, f"{path!r} is no file", mend + ".")
 
 
 def _check_analysis(

@@ -5,6 +5,7 @@ trust what :func:`load_screen` wrote.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.covariates import dependencies, encode, standardize
-from condrand.errors import InputError, Problems, listed
+from condrand.errors import InputError, Problems, listed, nearest, quoted
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import (
     Matrix,
+    SEARCHED,
     SparseRows,
     dense_rows,
     keys_there,
@@ -37,6 +39,9 @@ from condrand.units import NTC_GUIDE, TARGET
 
 log = logging.getLogger(__name__)
 
+# The schema's default of `program_names`; names under it may be absent.
+_PROGRAM_NAMES = "program_names"
+
 
 @dataclass(frozen=True)
 class Guides:
@@ -44,13 +49,14 @@ class Guides:
 
     Attributes
     ----------
-    carried : scipy.sparse.csc_matrix of bool, shape (n_cells, n_guides)
+    carried : scipy.sparse.csc_matrix of bool, shape (n_cells, n_guides), or None
+        None where a problem has been noted.
     names : list of str
     target_of : dict of str to str
         Target gene, or NTC label, of each guide.
     """
 
-    carried: sp.csc_matrix
+    carried: sp.csc_matrix | None
     names: list[str]
     target_of: dict[str, str]
 
@@ -110,27 +116,21 @@ def load_screen(
     """
     problems = Problems(str(path))
     with open_h5ad(path) as file:
-        try:
-            cells = _cell_names(file)
-            log.info("%s: %d cells", path, len(cells))
-            guides = _read_guides(file, settings, len(cells), problems)
-            covariates = _read_covariates(file, settings["covariates"], cells, problems)
-            with (
-                replacing(screen) as temporary,
-                new_anndata(temporary, cells, pd.Index([])) as out,
-            ):
-                for outcome in outcomes:
-                    _copy_outcome(file, outcome, settings, len(cells), out, problems)
-                units: list[Unit] = []
-                if guides is not None:
-                    units = _units(guides, settings, wanted, needs_controls, problems)
-                problems.report()
-                write_element(out["obsm"], "covariates", covariates)
-                _write_units(out, units, len(cells))
-        except OSError as error:
-            raise InputError(
-                f"{path}: reading stopped ({error})\n      -> the file is damaged; copy it again."
-            ) from error
+        cells = _cell_names(file, problems)
+        log.info("%s: %d cells", path, len(cells))
+        guides = _read_guides(file, settings, cells, problems)
+        wanted_units = guides and _wanted(guides, settings, wanted, needs_controls, problems)
+        covariates = _read_covariates(file, settings["covariates"], cells, problems)
+        with (
+            replacing(screen) as temporary,
+            new_anndata(temporary, cells, pd.Index([])) as out,
+        ):
+            for outcome in outcomes:
+                _copy_outcome(file, outcome, settings, cells, out, problems)
+            problems.report()
+            units = [_unit(guides, *which) for which in wanted_units]
+            write_element(out["obsm"], "covariates", covariates)
+            _write_units(out, units, len(cells))
     table = targets_table(units, len(cells), n_batches)
     skipped = table[table["status"] != "kept"]
     for row in skipped.itertuples():
@@ -172,18 +172,36 @@ def _status(n_treated: int, n_cells: int) -> str:
     return "kept"
 
 
-def _cell_names(file: h5py.File) -> pd.Index:
-    obs = file["obs"]
-    return pd.Index(read(file, f"obs/{obs.attrs.get('_index', '_index')}"), dtype=object)
+def _cell_names(file: h5py.File, problems: Problems) -> pd.Index:
+    where = f"obs/{file['obs'].attrs['_index']}"
+    cells = pd.Index(_texts(read(file, where)), dtype=object)
+    if not len(cells):
+        problems.add(where, "there are no cells", "check how the file was filtered.")
+        problems.report()
+    twice = cells[cells.duplicated()].unique()
+    if len(twice):
+        # Rows are matched by their order, so this changes no result.
+        log.warning("%d cell names occur more than once: %s", len(twice), quoted(twice))
+    return cells
+
+
+def _texts(values: Any) -> list[str]:
+    """Names as text, whatever array or bytes they are stored as; a missing name is empty."""
+    return [
+        value.decode() if isinstance(value, bytes) else "" if pd.isna(value) else str(value)
+        for value in np.ravel(np.asarray(values, dtype=object))
+    ]
 
 
 def _find(file: h5py.File, key: str, setting: str, what: str, problems: Problems) -> str | None:
     where = locate(file, key)
     if where is None:
+        there = [name for folder in SEARCHED for name in file.get(folder, ())]
         problems.add(
             key,
             f"there is no such key ({what})",
-            f"set `{setting}` to the right one. There are: {keys_there(file)}.",
+            f"set `{setting}` to the right one. {nearest(key, there)}"
+            f"There are: {keys_there(file)}.",
         )
     return where
 
@@ -196,65 +214,77 @@ def _as_matrix(
         problems.add(
             where, f"is no numeric matrix or table ({what})", "store it as cells x columns."
         )
-    elif found.shape[0] != n_cells:
+        return None
+    text = found.text_columns()
+    if text:
         problems.add(
             where,
-            f"has {found.shape[0]:,} rows, but obs has {n_cells:,} cells ({what})",
-            "store one row per cell, in the order of obs.",
+            f"has columns that are not numeric: {quoted(text)} ({what})",
+            "leave them out of the table, or store them as numbers.",
         )
-        return None
-    return found
+    if found.shape[0] != n_cells:
+        problems.add(where, *_length_differs(found.shape, n_cells, what))
+    return None if text or found.shape[0] != n_cells else found
+
+
+def _length_differs(shape: tuple[int, ...], n_cells: int, what: str) -> tuple[str, str]:
+    mend = "store one row per cell, in the order of obs."
+    if len(shape) == 2 and shape[1] == n_cells:
+        mend = "it looks transposed: store cells in rows."
+    return f"has {shape[0]:,} rows, but obs has {n_cells:,} cells ({what})", mend
 
 
 def _read_guides(
-    file: h5py.File, settings: Mapping[str, Any], n_cells: int, problems: Problems
+    file: h5py.File, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
 ) -> Guides | None:
-    where = _find(
-        file, settings["guide_assignment"], "guide_assignment", "guide assignment", problems
-    )
-    found = where and _as_matrix(file, where, n_cells, "guide assignment", problems)
-    carried = found and _read_calls(found, problems)
-    names = found and _guide_names(file, settings, found, problems)
+    what = "guide assignment"
+    where = _find(file, settings["guide_assignment"], "guide_assignment", what, problems)
+    found = where and _as_matrix(file, where, len(cells), what, problems)
+    names = _guide_names(file, settings, found, problems) if found else None
+    carried = _read_calls(found, cells, names, problems) if found else None
     target_of = _guide2gene(file, settings, problems)
-    if names is not None and target_of is not None:
-        missing = [name for name in names if name not in target_of]
-        if missing:
-            problems.add(
-                settings["guide2gene"],
-                f"lacks {len(missing)} of the {len(names)} guides: {listed(missing)}",
-                "add their genes (or the NTC label), or leave their columns out.",
-            )
-        known = set(names)
-        strangers = [name for name in target_of if name not in known]
-        if strangers:
-            problems.add(
-                settings["guide2gene"],
-                f"names {len(strangers)} guides that {where} does not have: {listed(strangers)}",
-                "remove them, or correct the names.",
-            )
-    if carried is None or names is None or target_of is None or carried.shape[1] != len(names):
+    if names is None or target_of is None:
         return None
+    _check_same_guides(names, target_of, settings["guide2gene"], where, problems)
     return Guides(carried, names, target_of)
 
 
-def _read_calls(found: Matrix, problems: Problems) -> sp.csc_matrix | None:
-    bad: dict[str, int] = {"NaN or infinite": 0, "negative": 0}
+def _check_same_guides(
+    names: list[str], target_of: dict[str, str], key: str, where: str, problems: Problems
+) -> None:
+    known = set(names)
+    missing = [name for name in names if name not in target_of]
+    strangers = [name for name in target_of if name not in known]
+    blanks = {name.strip() for name in missing} & {name.strip() for name in strangers}
+    hint = f" Some differ in blanks alone: {quoted(sorted(blanks))}." if blanks else ""
+    if missing:
+        problems.add(
+            key,
+            f"lacks {len(missing)} of the {len(names)} guides: {quoted(missing)}",
+            f"add their genes (or the NTC label), or leave their columns out.{hint}",
+        )
+    if strangers:
+        problems.add(
+            key,
+            f"names {len(strangers)} guides that {where} does not have: {quoted(strangers)}",
+            f"remove them, or correct the names.{hint}",
+        )
+
+
+def _read_calls(
+    found: Matrix, cells: pd.Index, names: list[str] | None, problems: Problems
+) -> sp.csc_matrix | None:
+    faults = _Faults(may_be_negative=False)
     pieces = []
-    for _start, _stop, rows in found.pieces():
-        stored = rows.data if sp.issparse(rows) else rows
-        bad["NaN or infinite"] += int(np.sum(~np.isfinite(stored)))
-        bad["negative"] += int(np.sum(stored < 0))
+    for start, _stop, rows in found.pieces():
+        faults.look(start, rows)
         # Stored values decide: an explicit zero is no guide.
-        carried = sp.csr_matrix(rows > 0)
-        pieces.append(carried)
-    for what, count in bad.items():
-        if count:
-            problems.add(
-                found.where,
-                f"{count:,} {what} values",
-                "store 0 for no guide, 1 or a count for one.",
-            )
-    carried = sp.vstack(pieces).tocsc() if pieces else sp.csc_matrix(found.shape, dtype=bool)
+        pieces.append(sp.csr_matrix(rows > 0))
+    faults.report(
+        found.where, cells, names, "store 0 for no guide, 1 or a count for one.", problems
+    )
+    carried = sp.vstack(pieces).tocsc()
+    carried.eliminate_zeros()
     carried.sort_indices()
     if carried.nnz == 0:
         problems.add(
@@ -275,7 +305,7 @@ def _guide_names(
         where = _find(file, settings["guide_names"], "guide_names", "guide names", problems)
         if where is None:
             return None
-        names = [str(name) for name in np.ravel(read(file, where))]
+        names = _texts(read(file, where))
         if len(names) != found.shape[1]:
             problems.add(
                 where,
@@ -283,18 +313,16 @@ def _guide_names(
                 "give one name per column, in order.",
             )
             return None
-    _check_unique(names, where, "guide", problems)
+    _check_unique(names, where, "guide", "make the names unique.", problems)
     return names
 
 
-def _check_unique(names: list[str], where: str, what: str, problems: Problems) -> None:
+def _check_unique(names: list[str], where: str, what: str, mend: str, problems: Problems) -> None:
     values, counts = np.unique(np.array(names, dtype=object).astype(str), return_counts=True)
     twice = values[counts > 1]
     if twice.size:
         problems.add(
-            where,
-            f"{twice.size} {what} names occur more than once: {listed(twice)}",
-            "make the names unique.",
+            where, f"{twice.size} {what} names occur more than once: {quoted(twice)}", mend
         )
 
 
@@ -305,6 +333,8 @@ def _guide2gene(
     if where is None:
         return None
     value = read(file, where)
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        value = pd.DataFrame(value)
     if isinstance(value, Mapping):
         pairs = list(value.items())
     elif isinstance(value, pd.DataFrame) and {"guide", "gene"} <= set(value.columns):
@@ -314,63 +344,114 @@ def _guide2gene(
     elif isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == 2:
         pairs = list(value)
     else:
+        what = type(value).__name__
+        if isinstance(value, pd.DataFrame):
+            what = f"a table with the columns {quoted(value.columns)}"
+        elif isinstance(value, np.ndarray):
+            what = f"an array of shape {value.shape}"
         problems.add(
             where,
-            f"is {type(value).__name__}, which maps no guide to a gene",
+            f"is {what}, which maps no guide to a gene",
             "store a dict {guide: gene}, or a table with columns `guide` and `gene`.",
         )
         return None
-    _check_unique([str(guide) for guide, _ in pairs], where, "guide", problems)
-    return {str(guide): str(gene) for guide, gene in pairs}
+    nested = [guide for guide, gene in pairs if isinstance(gene, Mapping) or np.size(gene) != 1]
+    if nested:
+        problems.add(
+            where,
+            f"maps {len(nested)} guides to no single gene: {quoted(nested)}",
+            "store one gene per guide; names with '/' need a table with columns `guide` and "
+            "`gene` in place of a dict.",
+        )
+        return None
+    guides = _texts([guide for guide, _ in pairs])
+    genes = _texts([np.ravel(np.asarray(gene, dtype=object))[0] for _, gene in pairs])
+    _check_unique(guides, where, "guide", "map each guide to one gene.", problems)
+    nameless = [guide for guide, gene in zip(guides, genes, strict=True) if not gene.strip()]
+    if nameless:
+        problems.add(
+            where,
+            f"gives {len(nameless)} guides no gene: {quoted(nameless)}",
+            "give each guide its gene or the NTC label.",
+        )
+    return dict(zip(guides, genes, strict=True))
 
 
-def _units(
+def _wanted(
     guides: Guides,
     settings: Mapping[str, Any],
     wanted: list[str] | str,
     needs_controls: bool,
     problems: Problems,
-) -> list[Unit]:
+) -> list[tuple[str, str, list[str]]]:
+    """Name, kind and guides of each unit that is tested, sorted."""
     labels = set(settings["ntc_labels"])
-    column = {name: i for i, name in enumerate(guides.names)}
     of_target: dict[str, list[str]] = {}
     for guide in guides.names:
         if guide in guides.target_of:
             of_target.setdefault(guides.target_of[guide], []).append(guide)
     controls = sorted(g for label in labels for g in of_target.get(label, []))
     there = sorted(set(of_target) - labels)
-    if not controls and needs_controls:
+    _check_labels(settings["guide2gene"], labels, there, controls, needs_controls, problems)
+    if wanted == "all":
+        wanted = there
+    strangers = [name for name in wanted if name not in there]
+    if strangers:
+        hints = "".join(
+            f"{name}: it is an NTC label; `controls: guides` tests its guides. "
+            if name in labels
+            else f"{name}: {close}"
+            for name in strangers[:5]
+            if (close := nearest(name, there)) or name in labels
+        )
         problems.add(
-            settings["guide2gene"],
-            f"no guide is labelled non-targeting control (looked for: {listed(sorted(labels))})",
+            "analyses: targets",
+            f"{len(strangers)} have no guide in this screen: {quoted(strangers)}",
+            f"correct the names. {hints}The targets there are: {quoted(there, 10)}.",
+        )
+    return [(name, TARGET, of_target[name]) for name in sorted(set(wanted) & set(there))] + [
+        (guide, NTC_GUIDE, [guide]) for guide in controls
+    ]
+
+
+def _check_labels(
+    key: str,
+    labels: set[str],
+    there: list[str],
+    controls: list[str],
+    needs_controls: bool,
+    problems: Problems,
+) -> None:
+    if not controls and needs_controls:
+        close = "".join(filter(None, [nearest(label, there) for label in sorted(labels)]))
+        problems.add(
+            key,
+            f"no guide is labelled non-targeting control (looked for: {quoted(sorted(labels))})",
             "set `ntc_labels` of the screen to the label used here, or `controls: none` in the "
-            f"analysis. The labels there are: {listed(there, 10)}.",
+            f"analysis. {close}The labels there are: {quoted(there, 10)}.",
         )
     if not there:
         problems.add(
-            settings["guide2gene"],
+            key,
             "every guide is labelled as non-targeting control: there is no target to test",
             "correct `ntc_labels` of the screen.",
         )
-    if wanted == "all":
-        wanted = there
-    else:
-        strangers = [name for name in wanted if name not in of_target]
-        if strangers:
+    alike: dict[str, list[str]] = {}
+    for name in [*there, *sorted(labels)]:
+        alike.setdefault(name.strip(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1 and set(names) & set(there):
             problems.add(
-                "analyses: targets",
-                f"{len(strangers)} have no guide in this screen: {listed(strangers)}",
-                f"correct the names. The targets there are: {listed(there, 10)}.",
+                key,
+                f"these genes differ in blanks alone: {quoted(names)}",
+                "write each gene in one way.",
             )
-        wanted = sorted(set(wanted) & set(of_target))
 
-    def unit(name: str, kind: str, members: list[str]) -> Unit:
-        columns = guides.carried[:, [column[guide] for guide in members]]
-        return Unit(name, kind, members, np.unique(columns.indices).astype(np.int64))
 
-    return [unit(name, TARGET, of_target[name]) for name in wanted] + [
-        unit(guide, NTC_GUIDE, [guide]) for guide in controls
-    ]
+def _unit(guides: Guides, name: str, kind: str, members: list[str]) -> Unit:
+    column = {guide: i for i, guide in enumerate(guides.names)}
+    columns = guides.carried[:, [column[guide] for guide in members]]
+    return Unit(name, kind, members, np.unique(columns.indices).astype(np.int64))
 
 
 def _write_units(out: h5py.File, units: list[Unit], n_cells: int) -> None:
@@ -387,29 +468,30 @@ def _write_units(out: h5py.File, units: list[Unit], n_cells: int) -> None:
 def _read_covariates(
     file: h5py.File, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
 ) -> pd.DataFrame | None:
-    before = len(problems.found)
     if "formula" in settings:
-        table = _covariates_by_formula(file, settings["formula"], problems)
-        where = "covariates.formula"
+        where, table = "covariates.formula", None
+        table = _covariates_by_formula(file, settings["formula"], cells, problems)
     elif "columns" in settings:
-        table = _covariates_by_column(file, settings["columns"], problems)
         where = "obs"
+        table = _covariates_by_column(file, settings["columns"], cells, problems)
     else:
-        table, where = _covariates_by_key(file, settings["key"], len(cells), problems)
-    if table is None or len(problems.found) > before:
+        table, where = _covariates_by_key(file, settings["key"], cells, problems)
+    if table is None:
         return None
-    table.index = cells
-    table.columns = table.columns.astype(str)
-    _check_unique(list(table.columns), where, "covariate", problems)
-    _check_finite(table, where, problems)
-    if len(problems.found) == before:
-        threshold = settings["numeric_as_category_threshold"]
-        _check_design(table, where, threshold, settings["rank_deficient"], problems)
+    # A slash in the name of a column would become a folder of the file.
+    table.columns = [str(name).replace("/", "\N{DIVISION SIGN}") for name in table.columns]
+    before = len(problems.found)
+    _check_unique(list(table.columns), where, "covariate", "rename the columns.", problems)
+    if len(problems.found) > before:
+        return None
+    whole = _check_finite(table, where, problems)
+    threshold = settings["numeric_as_category_threshold"]
+    _check_design(table[whole], where, threshold, settings["rank_deficient"], problems)
     return table
 
 
 def _covariates_by_key(
-    file: h5py.File, key: str, n_cells: int, problems: Problems
+    file: h5py.File, key: str, cells: pd.Index, problems: Problems
 ) -> tuple[pd.DataFrame | None, str]:
     where = _find(file, key, "covariates.key", "covariates", problems)
     if where is None:
@@ -417,124 +499,200 @@ def _covariates_by_key(
     value = read(file, where)
     if sp.issparse(value):
         value = value.toarray()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        value = pd.DataFrame(value)
+    elif isinstance(value, np.ndarray) and where.startswith("obs/"):
+        value = pd.DataFrame({key: value})
+    elif isinstance(value, np.ndarray) and value.ndim in (1, 2):
         value = value.reshape(value.shape[0], -1)
         value = pd.DataFrame(value, columns=[f"covar_{i}" for i in range(value.shape[1])])
-    elif isinstance(value, pd.Series | pd.Categorical):
+    elif isinstance(value, pd.api.extensions.ExtensionArray):
         value = pd.DataFrame({key: value})
     if not isinstance(value, pd.DataFrame):
         problems.add(where, "is no table or array (covariates)", "store cells x covariates.")
         return None, where
-    if len(value) != n_cells:
-        problems.add(
-            where,
-            f"has {len(value):,} rows, but obs has {n_cells:,} cells (covariates)",
-            "store one row per cell, in the order of obs.",
-        )
+    if len(value) != len(cells):
+        problems.add(where, *_length_differs(value.shape, len(cells), "covariates"))
         return None, where
-    return value.copy(), where
+    return value.set_axis(cells, axis=0), where
 
 
 def _covariates_by_column(
-    file: h5py.File, columns: list[Any], problems: Problems
+    file: h5py.File, columns: list[Any], cells: pd.Index, problems: Problems
 ) -> pd.DataFrame | None:
-    there = list(file["obs"].attrs["column-order"])
     table = {}
     for item in columns:
         item = {"name": item} if isinstance(item, str) else item
         name, transform = item["name"], item.get("transform", "none")
-        if name not in there:
-            problems.add(
-                f"obs/{name}",
-                "there is no such column (covariates)",
-                f"set `covariates.columns` to columns of obs. There are: {listed(there, 20)}.",
-            )
+        values = _obs_column(file, name, "covariates", "covariates.columns", cells, problems)
+        if values is None:
             continue
-        values = pd.Series(read(file, f"obs/{name}"))
         if transform == "none":
             table[name] = values
             continue
         if not pd.api.types.is_numeric_dtype(values):
             problems.add(
-                f"obs/{name}", f"is not numeric, but {transform} is asked", "drop `transform`."
+                f"obs/{name}",
+                f"is not numeric ({quoted(values.unique(), 3)}), but {transform} is asked",
+                "drop `transform`, or store the column as numbers.",
             )
             continue
         lowest = 0 if transform == "log" else -1
-        low = values[values <= lowest]
+        low = values[(values <= lowest).fillna(False).astype(bool)]
         if len(low):
             problems.add(
                 f"obs/{name}",
-                f"{len(low):,} values are {lowest} or less ({listed(low.unique(), 3)}), "
-                f"so {transform} is undefined",
+                f"{len(low):,} values are {lowest} or less ({listed(low.unique(), 3)}; "
+                f"cells {quoted(low.index, 3)}), so {transform} is undefined",
                 "use log1p, or remove those cells." if lowest == 0 else "remove those cells.",
             )
             continue
         table[f"{transform}({name})"] = (np.log if transform == "log" else np.log1p)(values)
-    return pd.DataFrame(table) if table else None
+    return pd.DataFrame(table, index=cells) if table else None
+
+
+def _obs_column(
+    file: h5py.File, name: str, what: str, setting: str, cells: pd.Index, problems: Problems
+) -> pd.Series | None:
+    there = _obs_columns(file)
+    if name not in there:
+        problems.add(
+            f"obs/{name}",
+            f"there is no such column ({what})",
+            f"correct `{setting}`. {nearest(name, there)}There are: {listed(there, 20)}.",
+        )
+        return None
+    values = read(file, f"obs/{name}")
+    if len(values) != len(cells):
+        problems.add(f"obs/{name}", *_length_differs((len(values),), len(cells), what))
+        return None
+    return pd.Series(values, index=cells)
+
+
+def _obs_columns(file: h5py.File) -> list[str]:
+    return [str(name) for name in file["obs"].attrs.get("column-order", ())]
 
 
 def _covariates_by_formula(
-    file: h5py.File, formula: str, problems: Problems
+    file: h5py.File, formula: str, cells: pd.Index, problems: Problems
 ) -> pd.DataFrame | None:
     from formulaic import Formula
 
-    obs = read(file, "obs")
-    right = formula.strip()
-    if "~" in right and not right.startswith("~"):
+    key = "covariates.formula"
+    right = formula.strip().removeprefix("~").strip()
+    there = _obs_columns(file)
+    if "~" in right:
         problems.add(
-            "covariates.formula", f"{formula!r} has a left-hand side", "give covariates only."
+            key, f"{formula!r} has a left-hand side", "give covariates only, on the right of `~`."
         )
         return None
+    # formulaic does not name the variables inside bs() and its like.
+    words = {quote or word for quote, word in re.findall(r"`([^`]+)`|([^\W\d][\w.]*)", right)}
+    named = sorted(words & set(there))
     try:
-        parsed = Formula(right.removeprefix("~").strip())
-        unknown = sorted(set(parsed.required_variables) - set(obs.columns))
+        parsed = Formula(right)
+        unknown = sorted(set(parsed.required_variables) - set(there))
         if unknown:
+            close = "".join(nearest(name, there) for name in unknown)
             problems.add(
-                "covariates.formula",
-                f"{formula!r} names {listed(unknown)}, which obs does not have",
-                f"use columns of obs. There are: {listed(obs.columns, 20)}.",
+                key,
+                f"{formula!r} names {quoted(unknown)}, which obs does not have",
+                f"use columns of obs. {close}There are: {listed(there, 20)}.",
             )
             return None
-        design = parsed.get_model_matrix(obs, na_action="ignore")
+        columns = [_obs_column(file, name, "covariates", key, cells, problems) for name in named]
+        if any(column is None for column in columns):
+            return None
+        obs = pd.DataFrame(dict(zip(named, columns, strict=True)), index=cells)
+        if len(_check_finite(obs, "obs", problems)) < len(named):
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            design = parsed.get_model_matrix(obs, na_action="ignore")
+        design = pd.DataFrame(design).astype(np.float64)
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - formulaic raises many kinds; all are the user's
+        text = str(error).split("\n")[0]
         problems.add(
-            "covariates.formula",
-            f"{formula!r} cannot be read: {error}",
-            'write R-style, for example "~ log(n_umis) + batch".',
+            key,
+            f"{formula!r} cannot be read: {text}",
+            'write R-style, for example "~ log(n_umis) + batch". The columns there are: '
+            f"{listed(there, 20)}.",
         )
         return None
-    return pd.DataFrame(design).drop(columns="Intercept", errors="ignore").astype(np.float64)
+    if "Intercept" not in design:
+        problems.add(
+            key,
+            f"{formula!r} leaves the intercept out",
+            "remove `0 +` or `- 1`: every model has an intercept.",
+        )
+        return None
+    return design.drop(columns="Intercept")
 
 
-def _check_finite(table: pd.DataFrame, where: str, problems: Problems) -> None:
+def _check_finite(table: pd.DataFrame, where: str, problems: Problems) -> list[str]:
+    """Names of the columns without missing or infinite values; the others are noted."""
+    whole = []
     for name in table.columns:
         column = table[name]
-        missing = int(column.isna().sum())
-        infinite = 0
+        missing = column.isna().to_numpy()
+        infinite = np.zeros(len(column), bool)
         if pd.api.types.is_float_dtype(column):
-            infinite = int(np.isinf(column).sum())
-        if missing or infinite:
-            rows = np.flatnonzero(column.isna() | (np.isinf(column) if infinite else False))
-            kinds = [f"{missing:,} NaN"] * bool(missing) + [f"{infinite:,} infinite"] * bool(
-                infinite
-            )
-            problems.add(
-                f"{where}/{name}",
-                f"{' and '.join(kinds)} values (cells {listed(table.index[rows], 3)})",
-                "fill them in, remove those cells, or leave the covariate out.",
-            )
+            infinite = np.isinf(column.to_numpy(np.float64, na_value=np.nan))
+        if not (missing | infinite).any():
+            whole.append(name)
+            continue
+        kinds = [
+            f"{count:,} {kind}"
+            for count, kind in ((missing.sum(), "NaN"), (infinite.sum(), "infinite"))
+            if count
+        ]
+        mend = "fill them in, remove those cells, or leave the covariate out."
+        if where == "covariates.formula":
+            mend = f"the logarithm of 0 or the root of a negative number? {mend}"
+        cells = table.index[missing | infinite]
+        problems.add(
+            f"{where}/{name}", f"{' and '.join(kinds)} values (cells {quoted(cells, 3)})", mend
+        )
+    return whole
 
 
 def _check_design(
     table: pd.DataFrame, where: str, threshold: int | None, rank_deficient: str, problems: Problems
 ) -> None:
-    encoded = encode(table, threshold)
-    n_cells, n_columns = encoded.shape
+    n_cells = len(table)
+    levels = {
+        name: table[name].nunique()
+        for name in table.columns
+        if not pd.api.types.is_numeric_dtype(table[name])
+    }
+    numbers = [
+        name
+        for name, count in levels.items()
+        # Plates 1 to 96 as text are categories; a thousand different numbers are none.
+        if count > max(20, n_cells / 10) and _reads_as_numbers(table[name])
+    ]
+    for name in numbers:
+        problems.add(
+            f"{where}/{name}",
+            f"holds {levels[name]:,} different numbers stored as text "
+            f"({quoted(table[name].unique(), 3)})",
+            "store it as numbers: `adata.obs[column].astype(float)`.",
+        )
+    table = table.drop(columns=numbers)
+    # Counted before they are made: a column of a million levels would fill the memory.
+    n_columns = sum(max(1, levels.get(name, 2) - 1) for name in table.columns)
+    if n_cells > n_columns + 1:
+        encoded = encode(table, threshold)
+        n_columns = encoded.shape[1]
     if n_cells <= n_columns + 1:
+        most = sorted(levels.items(), key=lambda item: -item[1])[:3]
+        named = "; ".join(f"{name} has {count:,} levels" for name, count in most)
         problems.add(
             where,
-            f"{n_columns + 1} design columns for {n_cells} cells",
-            "leave covariates out, or raise `numeric_as_category_threshold` with care.",
+            f"{n_columns + 1:,} design columns, the intercept among them, for {n_cells:,} cells"
+            + (f" ({named})" if named else ""),
+            "leave covariates out, or join levels.",
         )
         return
     dependent = dependencies(list(encoded.columns), standardize(encoded.to_numpy()))
@@ -549,17 +707,21 @@ def _check_design(
         )
 
 
+def _reads_as_numbers(column: pd.Series) -> bool:
+    return bool(pd.to_numeric(column.astype(str), errors="coerce").notna().all())
+
+
 def _copy_outcome(
     file: h5py.File,
     outcome: Mapping[str, Any],
     settings: Mapping[str, Any],
-    n_cells: int,
+    cells: pd.Index,
     out: h5py.File,
     problems: Problems,
 ) -> None:
     key = outcome["key"]
     where = _find(file, key, "outcome.key", "outcome", problems)
-    found = where and _as_matrix(file, where, n_cells, "outcome", problems)
+    found = where and _as_matrix(file, where, len(cells), "outcome", problems)
     if not found:
         return
     features = _feature_names(file, settings, found, problems)
@@ -568,7 +730,7 @@ def _copy_outcome(
     if transform == "clr" and found.shape[1] < 2:
         problems.add(where, "has one column, and clr compares columns", "use `transform: none`.")
     if library is not None:
-        _copy_library_size(file, library, out, problems)
+        _copy_library_size(file, library, cells, out, problems)
     store = None if outcome_name(key) in out["obsm"] else _new_rows(found, out["obsm"], key)
     checks = _OutcomeChecks(transform, sums_matter=transform == "clr" or library is None)
     for start, stop, rows in found.pieces():
@@ -579,7 +741,7 @@ def _copy_outcome(
             store[start:stop] = rows.toarray() if sp.issparse(rows) else rows
     if isinstance(store, SparseRows):
         store.finish()
-    checks.report(where, features, problems)
+    checks.report(where, cells, features, problems)
     if features is not None and store is not None:
         write_element(
             out["uns"], f"features.{outcome_name(key)}", np.array(features, dtype=object)
@@ -599,14 +761,19 @@ def _feature_names(
     folder = found.where.split("/")[0]
     if found.columns is not None:
         names, where = found.columns, found.where
-    elif folder in ("X", "layers"):
-        where = f"var/{file['var'].attrs.get('_index', '_index')}"
-        names = [str(name) for name in read(file, where)]
+    elif folder in ("X", "layers", "raw"):
+        var = "raw/var" if folder == "raw" else "var"
+        where = f"{var}/{file[var].attrs.get('_index', '_index')}"
+        names = _texts(read(file, where))
     else:
-        where = locate(file, settings["program_names"])
+        key = settings["program_names"]
+        where = locate(file, key)
         if where is None:
+            if key != _PROGRAM_NAMES:
+                _find(file, key, "program_names", "program names", problems)
+            log.info("no names of the columns of %s: they are numbered", found.where)
             return [f"program_{k}" for k in range(found.shape[1])]
-        names = [str(name) for name in np.ravel(read(file, where))]
+        names = _texts(read(file, where))
     if len(names) != found.shape[1]:
         problems.add(
             where,
@@ -614,82 +781,110 @@ def _feature_names(
             "give one name per column, in order.",
         )
         return None
-    _check_unique(names, where, "program" if folder == "obsm" else "feature", problems)
+    if folder in ("X", "layers", "raw"):
+        _check_unique(names, where, "feature", "use `adata.var_names_make_unique()`.", problems)
+    else:
+        _check_unique(names, where, "program", "make the names unique.", problems)
     return names
 
 
-def _copy_library_size(file: h5py.File, column: str, out: h5py.File, problems: Problems) -> None:
-    if column not in file["obs"]:
-        problems.add(
-            f"obs/{column}",
-            "there is no such column (library size)",
-            f"correct `outcome.library_size`. There are: {listed(file['obs'], 20)}.",
-        )
+def _copy_library_size(
+    file: h5py.File, column: str, cells: pd.Index, out: h5py.File, problems: Problems
+) -> None:
+    values = _obs_column(file, column, "library size", "outcome.library_size", cells, problems)
+    if values is None:
         return
-    values = np.asarray(read(file, f"obs/{column}"))
-    bad = values.dtype.kind not in "iuf" or np.sum(~(np.isfinite(values) & (values > 0)))
-    if bad:
+    where, mend = f"obs/{column}", "give each cell its total counts."
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        found = f"holds no numbers ({quoted(values.unique(), 3)}; library size)"
+        problems.add(where, found, mend)
+        return
+    sizes = values.to_numpy(np.float64, na_value=np.nan)
+    bad = values[~(np.isfinite(sizes) & (sizes > 0))]
+    if len(bad):
         problems.add(
-            f"obs/{column}",
-            "holds library sizes that are not positive numbers",
-            "give each cell its total counts.",
+            where,
+            f"{len(bad):,} library sizes are not positive ({listed(bad.unique(), 3)}; "
+            f"cells {quoted(bad.index, 3)})",
+            mend,
         )
     elif f"library_size.{column}" not in out["obsm"]:
-        write_element(out["obsm"], f"library_size.{column}", values.astype(np.float64)[:, None])
+        write_element(out["obsm"], f"library_size.{column}", sizes[:, None])
+
+
+class _Faults:
+    """Counts the entries of a matrix that cannot be, while its rows pass by."""
+
+    def __init__(self, may_be_negative: bool):
+        self.kinds = ("NaN or infinite",) if may_be_negative else ("NaN or infinite", "negative")
+        self.count = dict.fromkeys(self.kinds, 0)
+        self.first: dict[str, list[tuple[object, int, int]]] = {kind: [] for kind in self.kinds}
+
+    def look(self, start: int, rows: np.ndarray | sp.csr_matrix) -> np.ndarray:
+        """Which of the rows hold such entries: bool, shape (n_rows,)."""
+        stored = rows.data if sp.issparse(rows) else rows
+        has_fault = np.zeros(rows.shape[0], bool)
+        for kind in self.kinds:
+            bad = stored < 0 if kind == "negative" else ~np.isfinite(stored)
+            # -inf is counted once.
+            bad = bad & np.isfinite(stored) if kind == "negative" else bad
+            if not bad.any():
+                continue
+            if sp.issparse(rows):
+                row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))[bad]
+                column = rows.indices[bad]
+            else:
+                row, column = np.nonzero(bad)
+            self.count[kind] += row.size
+            few = slice(3 - len(self.first[kind]))
+            self.first[kind] += zip(
+                stored[bad][few].tolist(),
+                (start + row[few]).tolist(),
+                column[few].tolist(),
+                strict=True,
+            )
+            has_fault[row] = True
+        return has_fault
+
+    def report(
+        self, where: str, cells: pd.Index, names: list[str] | None, mend: str, problems: Problems
+    ) -> None:
+        for kind, count in self.count.items():
+            if not count:
+                continue
+            places = [
+                f"{value} in cell {cells[row]!r}, column "
+                + (repr(names[column]) if names else f"{column} counted from 0")
+                for value, row, column in self.first[kind]
+            ]
+            more = f" and {count - len(places):,} more" if count > len(places) else ""
+            problems.add(where, f"{count:,} {kind} values ({'; '.join(places)}{more})", mend)
 
 
 class _OutcomeChecks:
     """Counts what is wrong with an outcome while its rows pass by."""
 
     def __init__(self, transform: str, sums_matter: bool):
-        self.may_be_negative = transform == "none"
+        self.faults = _Faults(may_be_negative=transform == "none")
         self.sums_matter = transform != "none" and sums_matter
-        self.not_finite = self.negative = 0
-        self.bad_columns: set[int] = set()
-        self.bad_rows: list[int] = []
         self.empty_rows: list[int] = []
 
     def look(self, start: int, rows: np.ndarray | sp.csr_matrix) -> None:
-        stored = rows.data if sp.issparse(rows) else rows
-        not_finite = ~np.isfinite(stored)
-        negative = np.zeros_like(not_finite) if self.may_be_negative else stored < 0
-        bad = not_finite | negative
-        if bad.any():
-            self.not_finite += int(not_finite.sum())
-            self.negative += int(negative.sum())
-            if sp.issparse(rows):
-                row_of = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-                row, column = row_of[bad], rows.indices[bad]
-            else:
-                row, column = np.nonzero(bad)
-            self.bad_columns.update(np.unique(column).tolist())
-            self.bad_rows.extend((start + np.unique(row)).tolist())
-        if self.sums_matter and not bad.any():
-            sums = np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
-            self.empty_rows.extend((start + np.flatnonzero(sums <= 0)).tolist())
+        has_fault = self.faults.look(start, rows)
+        if self.sums_matter:
+            with np.errstate(invalid="ignore"):
+                sums = np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
+                self.empty_rows += (start + np.flatnonzero((sums <= 0) & ~has_fault)).tolist()
 
-    def report(self, where: str, features: list[str] | None, problems: Problems) -> None:
-        for count, what, mend in (
-            (self.not_finite, "NaN or infinite", "remove those cells or fill the values in."),
-            (
-                self.negative,
-                "negative",
-                "usage and counts cannot be negative; use another matrix.",
-            ),
-        ):
-            if count:
-                columns = sorted(self.bad_columns)
-                names = [features[c] for c in columns] if features else columns
-                problems.add(
-                    where,
-                    f"{count:,} {what} values (columns {listed(names, 3)}; "
-                    f"rows {listed(self.bad_rows, 3)}, counted from 0)",
-                    mend,
-                )
+    def report(
+        self, where: str, cells: pd.Index, features: list[str] | None, problems: Problems
+    ) -> None:
+        mend = "remove those cells or fill the values in; counts and usage cannot be negative."
+        self.faults.report(where, cells, features, mend, problems)
         if self.empty_rows:
             problems.add(
                 where,
                 f"{len(self.empty_rows):,} rows sum to zero "
-                f"(rows {listed(self.empty_rows, 3)}, counted from 0)",
+                f"(cells {quoted(cells[self.empty_rows], 3)})",
                 "remove those cells: they have no usage or counts to compare.",
             )

@@ -4,8 +4,10 @@ anndata does the reading of single elements; it is imported where it is used, be
 only need h5py and must start at once.
 """
 
+import errno
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,17 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from condrand.errors import InputError
+from condrand.errors import InputError, listed
 from condrand.io.atomic import replacing
 
 # Where a bare key is looked for, in the order a user would expect.
 SEARCHED = ("obsm", "layers", "obsp", "uns", "obs")
 # Stored bytes of a matrix held in memory at once while it is checked and copied.
 _PIECE_BYTES = 64 * 2**20
+_WRITE_IT = (
+    "condrand reads AnnData .h5ad files of anndata 0.7 or later; write one with "
+    "`adata.write_h5ad(...)`."
+)
 
 
 @dataclass(frozen=True)
@@ -48,31 +54,53 @@ class Matrix:
         """Yield ``(start, stop, rows)`` over all rows, in order.
 
         A CSC matrix or a table is held whole while it is read; neither can be read by rows.
+        Entries of a sparse matrix that are stored twice are added up.
+
+        Raises
+        ------
+        InputError
+            If the element is damaged.
         """
         n_rows, n_columns = self.shape
-        if self.kind in ("csc", "table"):
-            whole = _read_element(self.element)
-            yield 0, n_rows, (whole.tocsr() if self.kind == "csc" else _as_float(whole))
-            return
-        if self.kind == "csr":
-            indptr = self.element["indptr"][:].astype(np.int64)
-            per_row = 12 * max(1, int(indptr[-1]) // max(1, n_rows))
-        else:
-            per_row = self.element.dtype.itemsize * max(1, n_columns)
-        step = max(1, _PIECE_BYTES // per_row)
-        for start in range(0, n_rows, step):
-            stop = min(start + step, n_rows)
-            if self.kind == "dense":
-                block = self.element[start:stop]
-                yield start, stop, block.reshape(stop - start, n_columns)
-                continue
-            low, high = indptr[start], indptr[stop]
-            parts = (
-                self.element["data"][low:high],
-                self.element["indices"][low:high],
-                indptr[start : stop + 1] - low,
-            )
-            yield start, stop, sp.csr_matrix(parts, shape=(stop - start, n_columns))
+        with _reading(self.element):
+            if self.kind in ("csc", "table"):
+                whole = _read_element(self.element)
+                if self.kind == "csc":
+                    whole.check_format(full_check=True)
+                    whole.sum_duplicates()
+                    whole = whole.tocsr()
+                else:
+                    # Missing values of nullable columns become NaN.
+                    whole = whole.to_numpy(np.float64, na_value=np.nan)
+                    whole = np.ascontiguousarray(whole)
+                yield 0, n_rows, whole
+                return
+            if self.kind == "csr":
+                indptr = self.element["indptr"][:].astype(np.int64)
+                per_row = 12 * max(1, int(indptr[-1]) // max(1, n_rows))
+            else:
+                per_row = self.element.dtype.itemsize * max(1, n_columns)
+            step = max(1, _PIECE_BYTES // per_row)
+            for start in range(0, n_rows, step):
+                stop = min(start + step, n_rows)
+                if self.kind == "dense":
+                    block = self.element[start:stop]
+                    yield start, stop, block.reshape(stop - start, n_columns)
+                    continue
+                low, high = indptr[start], indptr[stop]
+                parts = (
+                    self.element["data"][low:high],
+                    self.element["indices"][low:high],
+                    indptr[start : stop + 1] - low,
+                )
+                rows = sp.csr_matrix(parts, shape=(stop - start, n_columns))
+                rows.check_format(full_check=True)
+                rows.sum_duplicates()
+                yield start, stop, rows
+
+    def text_columns(self) -> list[str]:
+        """Columns of a table that hold no numbers."""
+        return [name for name in self.columns or [] if not _is_numeric(self.element[name])]
 
 
 def open_h5ad(path: str | Path) -> h5py.File:
@@ -83,25 +111,51 @@ def open_h5ad(path: str | Path) -> h5py.File:
     InputError
         If the file is absent, no HDF5 file, truncated, or not laid out as AnnData.
     """
+
+    def refuse(what: str, mend: str) -> InputError:
+        return InputError(f"{path}: {what}\n      -> {mend}")
+
+    if Path(path).is_dir():
+        raise refuse("this is a folder", f"name a file in `path` of the screen; {_WRITE_IT}")
     if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file\n      -> correct `path` of the screen.")
+        raise refuse("there is no such file", "correct `path` of the screen.")
+    if Path(path).stat().st_size == 0:
+        raise refuse("the file is empty", "copy or download it again.")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        truncated = "truncated" in str(error)
-        what = "the file is truncated" if truncated else "this is no HDF5 file"
-        mend = (
-            "copy or download it again; its end is missing."
-            if truncated
-            else "condrand reads AnnData .h5ad files; write one with `adata.write_h5ad(...)`."
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise refuse(
+                "you may not read this file", f"ask its owner, or: chmod +r {path}"
+            ) from (error)
+        if "truncated" in str(error):
+            raise refuse(
+                "the file is truncated", "copy or download it again; its end is missing."
+            ) from error
+        if "signature not found" in str(error):
+            raise refuse("this is no HDF5 file", _WRITE_IT) from error
+        if "lock" in str(error):
+            raise refuse(
+                f"the file is locked ({error})",
+                "close the program that writes it; if there is none, the file system has no "
+                "locks: set HDF5_USE_FILE_LOCKING=FALSE in the environment.",
+            ) from error
+        raise refuse(
+            f"the file cannot be opened ({error})", "copy or download it again."
+        ) from error
+    fault = None
+    if file.attrs.get("encoding-type") == "MuData":
+        fault = "this is a MuData file", "write the modality to test by itself: `mdata['rna']`."
+    elif "obs" not in file:
+        fault = "an HDF5 file without the group `obs`", _WRITE_IT
+    elif not isinstance(file["obs"], h5py.Group) or "_index" not in file["obs"].attrs:
+        fault = (
+            "`obs` is stored in the way of an anndata before 0.7",
+            "read it with `anndata.read_h5ad(...)` and write it again with `write_h5ad(...)`.",
         )
-        raise InputError(f"{path}: {what}\n      -> {mend}") from error
-    if "obs" not in file:
+    if fault is not None:
         file.close()
-        raise InputError(
-            f"{path}: an HDF5 file without the group `obs`\n      -> condrand reads AnnData .h5ad "
-            "files; write one with `adata.write_h5ad(...)`."
-        )
+        raise refuse(*fault)
     return file
 
 
@@ -111,41 +165,57 @@ def locate(file: h5py.File, key: str) -> str | None:
     A key with a folder (``layers/counts``) or ``X`` is taken as it stands; a bare key is searched
     in obsm, layers, obsp, uns, obs.
     """
+    key = key.strip("/")
     if (key == "X" or "/" in key) and key in file:
         return key
+    if not key:
+        return None
     return next((f"{folder}/{key}" for folder in SEARCHED if f"{folder}/{key}" in file), None)
 
 
 def keys_there(file: h5py.File) -> str:
     """The keys a user could have meant, by folder."""
     there = [
-        f"{folder}: {', '.join(file[folder])}" for folder in SEARCHED if len(file.get(folder, ()))
+        f"{folder}: {listed(file[folder], 20)}"
+        for folder in SEARCHED
+        if isinstance(file.get(folder), h5py.Group) and len(file[folder])
     ]
     return "; ".join(["X", *there] if "X" in file else there)
 
 
 def read(file: h5py.File, where: str) -> Any:
-    """One whole element as anndata reads it."""
-    return _read_element(file[where])
+    """One whole element as anndata reads it.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, or in an encoding that anndata does not know.
+    """
+    with _reading(file, where):
+        return _read_element(file[where])
 
 
 def matrix(file: h5py.File, where: str) -> Matrix | None:
     """The element at `where` as a matrix, or None if it is none."""
     element = file[where]
-    kind = element.attrs.get("encoding-type", "")
     if isinstance(element, h5py.Dataset):
-        if element.ndim not in (1, 2) or element.dtype.kind not in "biuf":
+        if element.ndim not in (1, 2) or not _is_numeric(element):
             return None
         shape = element.shape if element.ndim == 2 else (element.shape[0], 1)
         return Matrix(element, where, shape, "dense")
-    if kind in ("csr_matrix", "csc_matrix"):
-        shape = tuple(int(n) for n in element.attrs["shape"])
-        return Matrix(element, where, shape, kind[:3])
-    if kind == "dataframe":
-        columns = [str(name) for name in element.attrs["column-order"]]
-        index = element[element.attrs["_index"]]
-        n_rows = index.shape[0] if isinstance(index, h5py.Dataset) else index["codes"].shape[0]
-        return Matrix(element, where, (n_rows, len(columns)), "table", columns)
+    kind = element.attrs.get("encoding-type", "")
+    with _reading(element):
+        if kind in ("csr_matrix", "csc_matrix"):
+            shape = tuple(int(n) for n in element.attrs["shape"])
+            return Matrix(element, where, shape, kind[:3])
+        if kind == "" and "h5sparse_format" in element.attrs:
+            shape = tuple(int(n) for n in element.attrs["h5sparse_shape"])
+            return Matrix(element, where, shape, element.attrs["h5sparse_format"])
+        if kind == "dataframe":
+            columns = [str(name) for name in element.attrs["column-order"]]
+            index = element[element.attrs["_index"]]
+            n_rows = _length(index)
+            return Matrix(element, where, (n_rows, len(columns)), "table", columns)
     return None
 
 
@@ -228,11 +298,49 @@ def write_copy_with_tables(
                 write_element(file.require_group("uns"), name, table)
 
 
+@contextmanager
+def _reading(element: Any, where: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong while `element` of a user's file is read into an InputError."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - h5py and anndata raise many kinds
+        text = str(error).split("\n")[0]
+        mend = "the file is damaged; copy or download it again."
+        if "No read method" in text:
+            mend = "it was written by a newer anndata; write it again with the one condrand pins."
+        elif "plugin" in text or "not registered" in text:
+            mend = (
+                "it is compressed by a filter that h5py does not have; write the file again with "
+                '`adata.write_h5ad(..., compression="gzip")`.'
+            )
+        where = where or element.name.strip("/")
+        raise InputError(
+            f"{element.file.filename}: {where}: cannot be read ({text})\n      -> {mend}"
+        ) from error
+
+
+def _is_numeric(element: Any) -> bool:
+    """Whether a stored array or column holds numbers; codes of categories are none."""
+    if isinstance(element, h5py.Dataset):
+        return element.dtype.kind in "biuf" and "categories" not in element.attrs
+    kind = element.attrs.get("encoding-type", "")
+    return kind in ("nullable-integer", "nullable-boolean")
+
+
+def _length(column: Any) -> int:
+    if isinstance(column, h5py.Dataset):
+        return column.shape[0]
+    return column["codes" if "codes" in column else "values"].shape[0]
+
+
 def _read_element(element: Any) -> Any:
     from anndata.io import read_elem
 
-    return read_elem(element)
-
-
-def _as_float(table: pd.DataFrame) -> np.ndarray:
-    return np.ascontiguousarray(table.to_numpy(dtype=np.float64))
+    value = read_elem(element)
+    if isinstance(element, h5py.Dataset) and "categories" in element.attrs:
+        # A categorical column as anndata 0.7 stored it: by itself it reads as its codes.
+        categories = read_elem(element.parent[element.attrs["categories"]])
+        return pd.Categorical.from_codes(value, categories)
+    return value

@@ -23,12 +23,13 @@ _DIRECTIONS = np.array(
 _DIRECTIONS /= np.hypot(*_DIRECTIONS.T)[:, None]
 _AWKWARD = np.repeat([0.0, 0.5, 1.0], [2, 2, 12])
 _GAP = 0.5
-# Costs of a place: every point hidden, a named one more; every point that the leader runs over;
-# the leader by its length. Reaching an inch further is better than hiding one point. A name that
-# costs more than the largest is better left out.
+# Costs of a place: every point hidden, a named one more; every other point so near that the name
+# seems to be its own, or that the leader runs over; the leader by its length. Reaching half an
+# inch further is better than hiding a point. A name that costs more than the largest is left out.
 _HIDDEN = 6.0
 _NAMED = 8.0
-_CROSSED = 1.0
+_BESIDE, _MARGIN = 1.0, 3.0
+_CROSSED = 4.0
 _PER_LENGTH = 0.1
 _LARGEST_COST = 24.0
 
@@ -131,8 +132,10 @@ def _places(
     costs = np.tile(_AWKWARD, _DISTANCES.size) + _PER_LENGTH * distances
     costs += _HIDDEN * _inside(marks, boxes).sum(axis=1)
     costs += _NAMED * _inside(anchors, boxes).sum(axis=1)
-    # A leader that runs over other points seems to belong to them.
+    # A name close to another point, and a leader that runs over one, seem to belong to it.
     others = marks[np.abs(marks - anchor).max(axis=1) > 1.5]
+    wide = boxes + _MARGIN * np.array([-1.0, -1.0, 1.0, 1.0])
+    costs += _BESIDE * _inside(others, wide).sum(axis=1)
     near = others[np.abs(others - anchor).max(axis=1) < _DISTANCES[-1] + 2.0]
     if near.size:
         gaps = np.abs(leaders[:, :, None, :] - near).max(axis=3)

@@ -1,0 +1,65 @@
+"""The same bits on machines with different vector instructions: clusters are mixed."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+# Dense and sparse scores, every kernel of the engine, a digest of every array that comes out.
+DIGEST = """
+import hashlib, sys
+import numpy as np
+import scipy.sparse as sp
+from condrand.covariates import orthonormal_basis, standardize
+from condrand.engines import crt
+from condrand.io.outcome import Outcome
+from condrand.nulls.summary import NullSummary
+from condrand.statistics import ols
+
+random = np.random.Generator(np.random.Philox(3))
+n = 1000
+design = standardize(random.normal(size=(n, 5)))
+basis = orthonormal_basis(design)
+values = random.normal(size=(n, 11))
+digest = hashlib.sha256()
+for outcome in (values, sp.csr_matrix(np.where(values > 0.7, values, 0.0))):
+    shared = Outcome(ols.score(outcome, basis), design, list("abcdefghijk"), "", "")
+    cells = [np.sort(random.choice(n, size, replace=False)) for size in (9, 80, 500)]
+    batch = crt.prepare(shared, ["target"] * 3, ["A", "B", "C"], cells)
+    summaries = crt.resample(shared, batch, range(2), resamples=1500, seed=0)
+    arrays = [batch.model.coefficients, batch.observed, batch.centre, batch.scale]
+    arrays += NullSummary.stacked(summaries, 11).values()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def digest_on(cpu, folder):
+    # numba compiles for the named processor; BLAS keeps the host's kernels, as it does not see
+    # the name, so what is compared is our own code.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SCRIPTS),
+        "CONDRAND_CACHE": str(folder / cpu),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    if cpu != "host":
+        environment |= {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86-64 processors")
+def test_sse_avx2_and_the_host_give_the_same_bits(tmp_path):
+    digests = {cpu: digest_on(cpu, tmp_path) for cpu in ("host", "haswell", "nehalem")}
+    assert len(digests["host"]) == 64
+    assert len(set(digests.values())) == 1, digests
