@@ -14,4 +14,5 @@ resample_shard(
     resamples=snakemake.params.resamples,
     seed=snakemake.params.seed,
     threads=snakemake.threads,
+    sampler=snakemake.params.sampler,
 )

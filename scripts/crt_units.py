@@ -7,4 +7,5 @@ start(snakemake)
 from condrand.engines.crt import units_table
 from condrand.io.tables import write_tsv
 
-write_tsv(units_table(snakemake.input.propensities), snakemake.output.units)
+labels = (snakemake.wildcards.screen, snakemake.wildcards.analysis)
+write_tsv(units_table(snakemake.input.propensities, labels), snakemake.output.units)

@@ -12,5 +12,6 @@ merge_analysis(
     effects=snakemake.output.effects,
     effects_tsv=snakemake.output.effects_tsv,
     controls=snakemake.output.controls,
+    controls_tsv=snakemake.output.controls_tsv,
     calibration=snakemake.output.calibration,
 )

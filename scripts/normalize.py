@@ -11,4 +11,5 @@ normalize(
     outcome=snakemake.output.outcome,
     settings=snakemake.params.settings,
     numeric_as_category_threshold=snakemake.params.numeric_as_category_threshold,
+    statistic=snakemake.params.statistic,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from condrand.calibration import calibration_table
+from condrand.errors import listed
 from condrand.fdr import benjamini_hochberg
 from condrand.io.h5ad import write_copy_with_tables
 from condrand.io.outcome import read_features
@@ -53,17 +54,19 @@ def merge_analysis(
     effects: str | Path,
     effects_tsv: str | Path,
     controls: str | Path,
+    controls_tsv: str | Path,
     calibration: str | Path,
 ) -> None:
-    """Step of rule merge_effects: see :func:`merge_tables`. The last four are files to write."""
+    """Step of rule merge_effects: see :func:`merge_tables`. The last five are files to write."""
     began = time.monotonic()
     tables = merge_tables([read_parquet(path) for path in batches], read_features(outcome))
-    write_parquet(tables["effects"], effects)
-    write_parquet(tables["controls"], controls)
-    by_p = tables["effects"].sort_values(
-        ["p_value", "neg_log10_p"], ascending=[True, False], kind="stable"
-    )
-    write_tsv(by_p.head(TSV_ROWS), effects_tsv)
+    for name, parquet, tsv in (
+        ("effects", effects, effects_tsv),
+        ("controls", controls, controls_tsv),
+    ):
+        write_parquet(tables[name], parquet)
+        by_p = tables[name].sort_values("neg_log10_p", ascending=False, kind="stable")
+        write_tsv(by_p.head(TSV_ROWS), tsv)
     write_tsv(calibration_table(tables["effects"], tables["controls"]), calibration)
     log.info(
         "%d batches, %d tests of targets, %d of controls, %.1f s",
@@ -97,6 +100,10 @@ def summarize(
         f"  discoveries  {found.sum():,} at FDR {fdr:g}, in "
         f"{effects.loc[found, 'target'].nunique():,} targets",
     ]
+    skipped = effects[~tested].drop_duplicates("target")
+    whole = skipped[~skipped["target"].isin(effects.loc[tested, "target"])]
+    for why, rows in whole.groupby("note"):
+        lines.append(f"  skipped      {listed(rows['target'])}: {why}")
     sources = effects.loc[tested, "p_source"].value_counts()
     lines.append("  p values     " + ", ".join(f"{n:,} {name}" for name, n in sources.items()))
     controls = calibration[

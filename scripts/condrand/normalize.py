@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from condrand.covariates import dependencies, encode, orthonormal_basis, standardize
 from condrand.io.stages import StoredScreen, write_outcome
 from condrand.outcomes import clr, expression
-from condrand.statistics import ols
+from condrand.statistics import STATISTICS
 from condrand.statistics.scores import Scores
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ def normalize(
     outcome: str | Path,
     settings: Mapping[str, Any],
     numeric_as_category_threshold: int | None,
+    statistic: str = "ols",
 ) -> None:
     """Write the scores and the design that every batch of an analysis shares.
 
@@ -117,11 +118,14 @@ def normalize(
     settings : mapping
         The outcome section of the analysis.
     numeric_as_category_threshold : int or None
+    statistic : str
+        One of :data:`condrand.statistics.STATISTICS`.
     """
     stored = StoredScreen.read(screen, settings)
     design = make_design(stored.covariates, numeric_as_category_threshold)
     log.info("%d design columns: %s", len(design.names), ", ".join(design.names) or "none")
     tested, effect_scale = transform_outcome(stored.values, settings, stored.library_size)
-    scores: Scores = ols.score(tested, orthonormal_basis(design.columns))
-    write_outcome(outcome, stored.cells, stored.features, scores, design, effect_scale)
+    basis = orthonormal_basis(design.columns)
+    scores: Scores = STATISTICS[statistic].score(tested, basis)
+    write_outcome(outcome, stored.cells, stored.features, scores, design, effect_scale, statistic)
     log.info("%d cells x %d features", *tested.shape)

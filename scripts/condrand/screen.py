@@ -20,8 +20,8 @@ from condrand.covariates import dependencies, encode, standardize
 from condrand.errors import InputError, Problems, listed, nearest, quoted
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import (
-    Matrix,
     SEARCHED,
+    Matrix,
     SparseRows,
     dense_rows,
     keys_there,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from condrand.kernels.elementary import bits_of, exp, float_of, log, log1p
+from condrand.kernels.elementary import exp, log, log1p
 
 DIGITS = 60
 
@@ -141,10 +141,3 @@ def test_log1p_of_what_one_absorbs_is_the_argument():
 def test_a_vectorized_loop_gives_the_bits_of_single_calls(kernel, scalar, inputs):
     x = inputs(np.random.default_rng(4))[:501]  # not a multiple of any vector width
     np.testing.assert_array_equal(looped(kernel, x), [scalar(value) for value in x])
-
-
-def test_bits_and_floats_are_reinterpreted_both_ways():
-    for value in (1.0, -0.0, 2.5, np.inf, 5e-324):
-        bits = np.float64(value).view(np.uint64)
-        assert bits_of(value) == bits
-        assert np.float64(float_of(bits)).view(np.uint64) == bits

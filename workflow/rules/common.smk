@@ -38,19 +38,21 @@ def analysis_of(wildcards):
     return config["analyses"][wildcards.analysis]
 
 
+TABLES = ["effects.parquet", "effects.tsv.gz", "controls.parquet", "controls.tsv.gz"]
+TABLES += ["calibration.tsv", "units.tsv", "summary.txt"]
+FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram", "propensity"]
+
+
 def results_wanted():
-    """Every file a run makes, from the configuration alone."""
+    """Every result of a run, from the configuration alone."""
     wanted = []
     for screen, analysis in analyses_of(config):
-        folder = f"results/{screen}/{analysis}"
-        wanted += [
-            f"{folder}/effects.parquet",
-            f"{folder}/summary.txt",
-            f"{folder}/plots/qq.png",
-            f"{folder}/plots/propensity.png",
+        names = TABLES + [
+            f"plots/{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")
         ]
         if config["analyses"][analysis]["write_h5ad"]:
-            wanted.append(f"{folder}/annotated.h5ad")
+            names.append("annotated.h5ad")
+        wanted += [f"results/{screen}/{analysis}/{name}" for name in names]
     return wanted
 
 

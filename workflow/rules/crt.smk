@@ -82,6 +82,7 @@ rule crt_shard:
         blocks=blocks_of_shard,
         resamples=resamples_of_shard,
         seed=config["seed"],
+        sampler=lambda wildcards: analysis_of(wildcards)["sampler"],
         version=RESULTS_VERSION["crt_shard"],
     script:
         "../../scripts/crt_shard.py"
@@ -106,7 +107,8 @@ rule crt_merge:
         runtime=20,
     params:
         settings=lambda wildcards: {
-            key: analysis_of(wildcards)[key] for key in ("resamples", "tail", "calibration")
+            key: analysis_of(wildcards)[key]
+            for key in ("resamples", "sampler", "tail", "calibration")
         },
         seed=config["seed"],
         version=RESULTS_VERSION["crt_merge"],

@@ -4,7 +4,8 @@ All batches of an analysis to its tables.
 INPUTS
     results/{screen}/{analysis}/batch-{batch}.parquet
 OUTPUTS
-    results/{screen}/{analysis}/effects.parquet, effects.tsv.gz, controls.parquet
+    results/{screen}/{analysis}/effects.parquet, effects.tsv.gz
+    results/{screen}/{analysis}/controls.parquet, controls.tsv.gz
     results/{screen}/{analysis}/calibration.tsv, summary.txt
     results/{screen}/{analysis}/annotated.h5ad    on request
 """
@@ -24,6 +25,13 @@ rule merge_effects:
             labels={"result": "Effects (table)"},
         ),
         controls="results/{screen}/{analysis}/controls.parquet",
+        controls_tsv=report(
+            "results/{screen}/{analysis}/controls.tsv.gz",
+            caption="../report/controls.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "NTC guides (table)"},
+        ),
         calibration=report(
             "results/{screen}/{analysis}/calibration.tsv",
             caption="../report/calibration.rst",

@@ -24,6 +24,7 @@ rule normalize:
         runtime=60,
     params:
         settings=lambda wildcards: analysis_of(wildcards)["outcome"],
+        statistic=lambda wildcards: analysis_of(wildcards)["statistic"],
         numeric_as_category_threshold=category_threshold,
         version=RESULTS_VERSION["normalize"],
     script:

@@ -24,8 +24,8 @@ from condrand.io.shards import check_shards, read_arrays, write_arrays
 from condrand.nulls.summary import NullSummary
 from condrand.plan import n_blocks, resamples_of_block
 from condrand.propensity import PropensityModel, area_under_curve, fit_propensities, in_lanes
-from condrand.samplers.bernoulli import BernoulliSampler
-from condrand.statistics import ols
+from condrand.samplers import SAMPLERS
+from condrand.statistics import STATISTICS
 from condrand.units import units_of_batch
 from condrand.version import RESULTS_VERSION
 
@@ -89,6 +89,7 @@ def prepare(
     inverse_penalty, clip : float
         See :func:`condrand.propensity.fit_propensities`.
     """
+    statistic = STATISTICS[outcome.statistic]
     n_units, n_features, n_cells = len(names), len(outcome.features), outcome.n_cells
     covariates = in_lanes(outcome.design)
     notes = [_untestable(cells.size, n_cells) for cells in treated]
@@ -112,15 +113,15 @@ def prepare(
         if notes[g]:
             continue
         sums = outcome.scores.observed(cells)
-        if ols.is_singular(outcome.scores, sums):
+        if statistic.is_singular(outcome.scores, sums):
             notes[g] = "covariates determine the treatment"
         elif not converged[g]:
             notes[g] = "propensity did not converge"
         else:
             p = model.predict(g, covariates, n_cells)
             moments = outcome.scores.moments(p)
-            observed[g] = ols.coefficients(outcome.scores, sums)[0]
-            centre[g], scale[g] = ols.null_units(moments)
+            observed[g] = statistic.coefficients(outcome.scores, sums)[0]
+            centre[g], scale[g] = statistic.null_units(moments)
             quantiles = np.quantile(p, [0.01, 0.5, 0.99])
             values = (moments.count, *quantiles, area_under_curve(p, cells))
             for name, value in zip(DIAGNOSTICS[1:], values, strict=True):
@@ -129,7 +130,13 @@ def prepare(
 
 
 def resample(
-    outcome: Outcome, batch: Batch, blocks: range, resamples: int, seed: int, threads: int = 1
+    outcome: Outcome,
+    batch: Batch,
+    blocks: range,
+    resamples: int,
+    seed: int,
+    threads: int = 1,
+    sampler: str = "bernoulli_index",
 ) -> list[NullSummary]:
     """Resample every testable unit of a batch over a run of blocks.
 
@@ -144,12 +151,15 @@ def resample(
     seed : int
     threads : int
         Changes no bit of the result: units, and runs of blocks, add exactly.
+    sampler : str
+        One of :data:`condrand.samplers.SAMPLERS`.
 
     Returns
     -------
     list of NullSummary
         One per unit; empty ones for units that cannot be tested.
     """
+    statistic = STATISTICS[outcome.statistic]
     n_features = len(outcome.features)
     covariates = in_lanes(outcome.design)
     summaries = [NullSummary.empty(n_features) for _ in batch.names]
@@ -164,12 +174,12 @@ def resample(
     def work(g: int, run: range) -> tuple[int, NullSummary, float]:
         began = time.monotonic()
         p = batch.model.predict(g, covariates, outcome.n_cells)
-        sampler = BernoulliSampler.of(seed, batch.kinds[g], batch.names[g], p)
+        draw = SAMPLERS[sampler].of(seed, batch.kinds[g], batch.names[g], p)
         summary = NullSummary.empty(n_features)
         for block in run:
             size = resamples_of_block(resamples, block)
-            sums = sampler.set_sums(outcome.scores, block, size)
-            null = ols.coefficients(outcome.scores, sums)
+            sums = draw.set_sums(outcome.scores, block, size)
+            null = statistic.coefficients(outcome.scores, sums)
             summary.add_resamples(null, batch.observed[g], batch.centre[g], batch.scale[g])
         return g, summary, time.monotonic() - began
 
@@ -265,6 +275,7 @@ def resample_shard(
     resamples: int,
     seed: int,
     threads: int,
+    sampler: str = "bernoulli_index",
 ) -> None:
     """Step of rule crt_shard: see :func:`resample`.
 
@@ -276,14 +287,15 @@ def resample_shard(
     blocks : (int, int)
         First block, and the first after the last.
     resamples, seed, threads : int
+    sampler : str
     """
     shared = read_outcome(outcome)
     batch, batch_key = read_batch(propensity)
     _check_same_outcome(propensity, batch_key, shared)
     log.info("computing starts: %d units, blocks %d to %d", len(batch.names), *blocks)
-    summaries = resample(shared, batch, range(*blocks), resamples, seed, threads)
+    summaries = resample(shared, batch, range(*blocks), resamples, seed, threads, sampler)
     key = {
-        **_shard_key(batch_key, seed),
+        **_shard_key(batch_key, seed, sampler),
         "first_block": blocks[0],
         "end_block": blocks[1],
     }
@@ -331,7 +343,12 @@ def merge_batch(
         if key.get("names") == batch.names and key.get("outcome") == shared.digest:
             for g, part in enumerate(NullSummary.unstacked(arrays)):
                 total[g] += part
-    check_shards(shards, keys, _shard_key(batch_key, seed), n_blocks(settings["resamples"]))
+    check_shards(
+        shards,
+        keys,
+        _shard_key(batch_key, seed, settings["sampler"]),
+        n_blocks(settings["resamples"]),
+    )
     write_parquet(batch_table(shared, batch, total, labels, settings), table)
 
 
@@ -395,14 +412,22 @@ def batch_table(
     return table
 
 
-def units_table(propensities: list[str | Path]) -> "pd.DataFrame":
-    """Diagnostics of every unit of an analysis, from its batches' files, by kind and name."""
+def units_table(propensities: list[str | Path], labels: tuple[str, str]) -> "pd.DataFrame":
+    """Diagnostics of every unit of an analysis, from its batches' files, by kind and name.
+
+    Parameters
+    ----------
+    propensities : list of str or pathlib.Path
+    labels : (str, str)
+        Screen and analysis.
+    """
     import pandas as pd
 
     tables = []
     for path in propensities:
         batch, _ = read_batch(path)
-        names = {"unit": batch.names, "kind": batch.kinds}
+        names = dict(zip(("screen", "analysis"), labels, strict=True))
+        names |= {"unit": batch.names, "kind": batch.kinds}
         tables.append(pd.DataFrame({**names, **batch.diagnostics, "note": batch.notes}))
     table = pd.concat(tables, ignore_index=True)
     table["n_target"] = table["n_target"].astype(np.int64)
@@ -426,12 +451,13 @@ def _untestable(n_treated: int, n_cells: int) -> str:
     return ""
 
 
-def _shard_key(batch_key: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _shard_key(batch_key: Mapping[str, Any], seed: int, sampler: str) -> dict[str, Any]:
     return {
         "outcome": batch_key["outcome"],
         "names": batch_key["names"],
         "kinds": batch_key["kinds"],
         "seed": seed,
+        "sampler": sampler,
         "version": RESULTS_VERSION["crt_shard"],
     }
 

@@ -124,25 +124,7 @@ def open_h5ad(path: str | Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise refuse(
-                "you may not read this file", f"ask its owner, or: chmod +r {path}"
-            ) from (error)
-        if "truncated" in str(error):
-            raise refuse(
-                "the file is truncated", "copy or download it again; its end is missing."
-            ) from error
-        if "signature not found" in str(error):
-            raise refuse("this is no HDF5 file", _WRITE_IT) from error
-        if "lock" in str(error):
-            raise refuse(
-                f"the file is locked ({error})",
-                "close the program that writes it; if there is none, the file system has no "
-                "locks: set HDF5_USE_FILE_LOCKING=FALSE in the environment.",
-            ) from error
-        raise refuse(
-            f"the file cannot be opened ({error})", "copy or download it again."
-        ) from error
+        raise refuse(*_why_not_opened(error, path)) from error
     fault = None
     if file.attrs.get("encoding-type") == "MuData":
         fault = "this is a MuData file", "write the modality to test by itself: `mdata['rna']`."
@@ -298,6 +280,23 @@ def write_copy_with_tables(
                 write_element(file.require_group("uns"), name, table)
 
 
+def _why_not_opened(error: OSError, path: str | Path) -> tuple[str, str]:
+    """What is wrong with a file that h5py does not open, and the mend."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "you may not read this file", f"ask its owner, or: chmod +r {path}"
+    if "truncated" in str(error):
+        return "the file is truncated", "copy or download it again; its end is missing."
+    if "signature not found" in str(error):
+        return "this is no HDF5 file", _WRITE_IT
+    if "unable to lock" in str(error):
+        return (
+            f"the file is locked ({error})",
+            "close the program that writes it; if there is none, the file system has no locks: "
+            "set HDF5_USE_FILE_LOCKING=FALSE in the environment.",
+        )
+    return f"the file cannot be opened ({error})", "copy or download it again."
+
+
 @contextmanager
 def _reading(element: Any, where: str | None = None) -> Iterator[None]:
     """Turn what goes wrong while `element` of a user's file is read into an InputError."""
@@ -305,7 +304,7 @@ def _reading(element: Any, where: str | None = None) -> Iterator[None]:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - h5py and anndata raise many kinds
+    except Exception as error:
         text = str(error).split("\n")[0]
         mend = "the file is damaged; copy or download it again."
         if "No read method" in text:

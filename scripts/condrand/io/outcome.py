@@ -26,6 +26,8 @@ class Outcome:
     effect_scale : str
     digest : str
         Of everything above.
+    statistic : str
+        Name of the statistic the scores are for.
     """
 
     scores: Scores
@@ -33,6 +35,7 @@ class Outcome:
     features: list[str]
     effect_scale: str
     digest: str
+    statistic: str = "ols"
 
     @property
     def n_cells(self) -> int:
@@ -64,6 +67,7 @@ def read_outcome(path: str | Path) -> Outcome:
             features,
             uns["effect_scale"][()].decode(),
             uns["digest"][()].decode(),
+            uns["statistic"][()].decode(),
         )
 
 

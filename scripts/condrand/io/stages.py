@@ -63,6 +63,7 @@ def write_outcome(
     scores: Scores,
     design: Any,
     effect_scale: str,
+    statistic: str,
 ) -> None:
     """Write an outcome as .h5ad, uncompressed, so that its size tells a shard job's memory.
 
@@ -74,6 +75,8 @@ def write_outcome(
     scores : DenseScores or SparseScores
     design : condrand.normalize.Design
     effect_scale : str
+    statistic : str
+        What the scores are for.
     """
     arrays = {"design": design.columns}
     if isinstance(scores, DenseScores):
@@ -86,7 +89,7 @@ def write_outcome(
             shape=(len(cells), scores.n_features),
         )
     names = pd.Index(features, dtype=object)
-    digest = _digest([*arrays.values(), *_parts(scores)], [*features, effect_scale])
+    digest = _digest([*arrays.values(), *_parts(scores)], [*features, effect_scale, statistic])
     with replacing(path) as temporary, new_anndata(temporary, cells, names) as file:
         for key, value in arrays.items():
             write_element(file["obsm"], key, value)
@@ -97,6 +100,7 @@ def write_outcome(
             "design_names": np.array(design.names, dtype=object),
             "design_dropped": np.array(design.dropped, dtype=object),
             "effect_scale": effect_scale,
+            "statistic": statistic,
             "rank": scores.rank,
             "digest": digest,
         }

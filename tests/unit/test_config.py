@@ -1,0 +1,370 @@
+"""The configuration: defaults, and every message about a bad one."""
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from condrand.config import analyses_of, check_files, complete_config, outcomes_of
+from condrand.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SOURCE = "config/mine.yaml"
+GOOD = """
+screens:
+  mine: {path: mine.h5ad}
+analyses:
+  crt: {engine: crt}
+"""
+
+
+@pytest.fixture
+def refusal(schema):
+    """Complete a bad configuration, given as YAML; give the message."""
+
+    def run(text: str) -> str:
+        with pytest.raises(InputError) as error:
+            complete_config(yaml.safe_load(text) or {}, schema, SOURCE)
+        message = str(error.value)
+        assert message.startswith(f"{SOURCE}: ")
+        assert "\n      -> " in message
+        return message
+
+    return run
+
+
+def says(message: str, *words: str) -> None:
+    missing = [word for word in words if word not in message]
+    assert not missing, f"{missing} not in:\n{message}"
+
+
+def with_analysis(keys: str) -> str:
+    return GOOD.replace("{engine: crt}", "{engine: crt, " + keys + "}")
+
+
+def with_screen(keys: str) -> str:
+    return GOOD.replace("{path: mine.h5ad}", "{path: mine.h5ad, " + keys + "}")
+
+
+def all_sections(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object of the schema with its own keys, and where it is."""
+    waiting = [("", schema)]
+    while waiting:
+        where, section = waiting.pop()
+        if isinstance(section, dict):
+            if isinstance(section.get("properties"), dict):
+                yield where or "(top level)", section
+            waiting += [(f"{where}/{key}", item) for key, item in section.items()]
+        elif isinstance(section, list):
+            waiting += [(f"{where}/{i}", item) for i, item in enumerate(section)]
+
+
+# Good configurations
+
+
+def test_configuration_of_required_keys_alone_is_completed(schema):
+    complete = complete_config(yaml.safe_load(GOOD), schema, SOURCE)
+    assert complete["seed"] == 123
+    assert complete["scatter"] == {"batches": 1, "shards": 1, "threads": 1}
+    assert complete["screens"]["mine"]["covariates"]["key"] == "covar"
+    assert complete["analyses"]["crt"]["propensity"]["clip"] == 1e-6
+    assert complete["analyses"]["crt"]["targets"] == "all"
+
+
+def test_completing_changes_nothing_that_was_given(schema):
+    config = yaml.safe_load(with_analysis("resamples: 10230, tail: left"))
+    before = copy.deepcopy(config)
+    complete = complete_config(config, schema, SOURCE)
+    assert config == before
+    assert complete["analyses"]["crt"]["resamples"] == 10230
+    assert complete["analyses"]["crt"]["tail"] == "left"
+
+
+def test_completing_twice_is_completing_once(schema):
+    once = complete_config(yaml.safe_load(GOOD), schema, SOURCE)
+    assert complete_config(once, schema, SOURCE) == once
+
+
+def test_section_whose_keys_are_all_commented_out_has_its_defaults(schema):
+    config = yaml.safe_load("screens: {a: {simulate: }}\nanalyses: {crt: {engine: crt}}\nscatter:")
+    complete = complete_config(config, schema, SOURCE)
+    assert complete["scatter"]["batches"] == 1
+    assert complete["screens"]["a"]["simulate"]["n_cells"] == 5000
+
+
+def test_whole_number_written_with_a_point_is_a_whole_number(schema):
+    config = yaml.safe_load(with_analysis("resamples: 1.0e+4"))
+    resamples = complete_config(config, schema, SOURCE)["analyses"]["crt"]["resamples"]
+    assert resamples == 10000
+    assert isinstance(resamples, int)
+
+
+def test_variables_and_the_home_folder_in_paths_are_replaced(schema, monkeypatch, tmp_path):
+    monkeypatch.setenv("CONDRAND_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, meant in (("${CONDRAND_DATA}/x", f"{tmp_path}/x"), ("~/x", "/home/me/x")):
+        config = yaml.safe_load(GOOD.replace("mine.h5ad", f"'{given}'"))
+        assert complete_config(config, schema, SOURCE)["screens"]["mine"]["path"] == meant
+
+
+def test_formula_turns_the_category_rule_off(schema):
+    config = yaml.safe_load(with_screen("covariates: {formula: ~ log(n)}"))
+    covariates = complete_config(config, schema, SOURCE)["screens"]["mine"]["covariates"]
+    assert covariates["numeric_as_category_threshold"] is None
+    assert "key" not in covariates
+
+
+def test_every_analysis_is_computed_for_every_screen_it_does_not_leave_out(schema):
+    text = """
+screens: {a: {path: a}, b: {path: b}}
+analyses: {one: {engine: crt}, two: {engine: crt, screens: [b], outcome: {key: X}}}
+"""
+    complete = complete_config(yaml.safe_load(text), schema, SOURCE)
+    assert analyses_of(complete) == [("a", "one"), ("b", "one"), ("b", "two")]
+    assert [outcome["key"] for outcome in outcomes_of(complete, "a")] == ["cnmf_usage"]
+    assert sorted(outcome["key"] for outcome in outcomes_of(complete, "b")) == ["X", "cnmf_usage"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "examples").glob("*.yaml"))],
+    ids=lambda path: path.name,
+)
+def test_configurations_of_the_repository_are_good(schema, path, monkeypatch):
+    monkeypatch.setenv("CONDRAND_DATA", "/data")
+    assert analyses_of(complete_config(yaml.safe_load(path.read_text()), schema, str(path)))
+
+
+# The schema itself
+
+
+def test_every_key_of_the_schema_has_a_description(schema):
+    nameless = [
+        f"{where}: {key}"
+        for where, section in all_sections(schema)
+        for key, item in section["properties"].items()
+        if len(_resolved(item, schema).get("description", "")) < 5
+    ]
+    assert nameless == []
+
+
+def test_every_section_of_the_schema_is_closed(schema):
+    # `analysis` only tells the engines apart; the engine's own section is closed.
+    is_open = [
+        where
+        for where, section in all_sections(schema)
+        if section.get("additionalProperties") is not False and where != "/$defs/analysis"
+    ]
+    assert is_open == []
+
+
+def test_every_default_of_the_schema_is_valid(schema):
+    for simulate in ("path: x", "simulate: {}"):
+        text = GOOD.replace("path: mine.h5ad", simulate)
+        complete_config(yaml.safe_load(text), schema, SOURCE)
+
+
+def test_every_engine_of_the_schema_has_a_section(schema):
+    for engine in schema["$defs"]["analysis"]["properties"]["engine"]["enum"]:
+        assert schema["$defs"][engine]["properties"]["engine"]["const"] == engine
+
+
+def _resolved(item: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in item:
+        return item
+    return {**schema["$defs"][item["$ref"].rsplit("/", 1)[1]], **item}
+
+
+# Bad configurations
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["screens: is missing", "analyses: is missing"]),
+        ("screens:\nanalyses:\n", ["screens: is empty", "analyses: is empty", "one entry"]),
+        (GOOD + "sed: 5\n", ["sed: is no key", "did you mean 'seed'?"]),
+        (GOOD + "scatter: {shard: 5}\n", ["scatter.shard: is no key", "'shards'?"]),
+        (GOOD + "scatter: 5\n", ["scatter: is 5, which is a number", "`key: value` lines"]),
+        (GOOD + "seed: '123'\n", ["seed: is '123', which is text", "whole number; write 123."]),
+        (GOOD + "seed: many\n", ["seed: is 'many', which is text", "it must be a whole number."]),
+        (GOOD + "seed: 1.5\n", ["seed: is 1.5, which is a number", "a whole number"]),
+        (GOOD + "seed: true\n", ["seed: is True, which is true/false", "a whole number"]),
+        (GOOD + "seed:\n", ["seed: is empty", "it must be a whole number"]),
+        (GOOD + "seed: -1\n", ["seed: -1 is less than the minimum of 0", "Seed of every"]),
+        (GOOD + "fdr: 1e-2\n", ["fdr: is '1e-2', which is text", "a number; write 0.01."]),
+        (GOOD + "fdr: 1e-20\n", ["fdr: is '1e-20', which is text", "a number; write 1.0e-20."]),
+        (GOOD + "fdr: .nan\n", ["fdr: is nan", "finite number"]),
+        (GOOD + "fdr: 5\n", ["fdr: 5 is greater than or equal to the maximum of 1", "FDR"]),
+    ],
+)
+def test_bad_top_level_is_named(refusal, text, words):
+    says(refusal(text), *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("screens: {1: {path: x}}", ["screens.1: 1 is a number", "in quotes: '1'"]),
+        ("screens: {a b: {path: x}}", ["screens.a b: 'a b' cannot be a folder name", "letters"]),
+        ("screens: {a/b: {path: x}}", ["'a/b' cannot be a folder name"]),
+        ('screens: {"a\\n": {path: x}}', ["cannot be a folder name"]),
+        ("screens: {a: mine.h5ad}", ["screens.a: is 'mine.h5ad', which is text", "`key: value`"]),
+        ("screens: {a: }", ["screens.a: has neither path nor simulate", "exactly one"]),
+        ("screens: {a: {path: x, simulate: }}", ["screens.a: has both path and simulate"]),
+        ("screens: {a: {path: }}", ["screens.a.path: is empty", "it must be text"]),
+        ("screens: {a: {path: 5}}", ["screens.a.path: is 5", "write it in quotes, '5'"]),
+        ("screens: {a: {path: /}}", ["screens.a.path: '/' is a folder", "name the .h5ad file"]),
+        (
+            "screens: {a: {path: $NO_SUCH_VARIABLE/x}}",
+            ["a.path: '$NO_SUCH_VARIABLE/x' names the unset variable NO_SUCH_VARIABLE", "set it"],
+        ),
+        (
+            "screens: {a: {path: x, ntc_labels: NTC}}",
+            ["screens.a.ntc_labels: is 'NTC', which is text", "a list", "write [NTC]"],
+        ),
+        (
+            "screens: {a: {path: x, ntc_labels: [NTC, no]}}",
+            ["screens.a.ntc_labels[1]: is False, which is true/false", "write it in quotes"],
+        ),
+        (
+            "screens: {a: {path: x, guide_asignment: g}}",
+            ["screens.a.guide_asignment: is no key", "did you mean 'guide_assignment'?"],
+        ),
+        (
+            "screens: {a: {simulate: {n_cell: 5}}}",
+            ["screens.a.simulate.n_cell: is no key", "did you mean 'n_cells'?"],
+        ),
+        (
+            "screens: {a: {simulate: {effect_size: .inf}}}",
+            ["screens.a.simulate.effect_size: is inf", "finite number"],
+        ),
+        ("screens: {2024-01-01: {path: x}}", ["datetime.date(2024, 1, 1) is a date", "quotes"]),
+    ],
+)
+def test_bad_screen_is_named(refusal, text, words):
+    says(refusal(f"{text}\nanalyses: {{crt: {{engine: crt}}}}\n"), *words)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("key: a, formula: b", ["mine.covariates: has key and formula", "one of key, columns"]),
+        ("columns: n_umis", ["covariates.columns: is 'n_umis', which is text", "write [n_umis]"]),
+        ("columns: [a, b, a]", ["covariates.columns: names twice: 'a'", "once"]),
+        ("columns: [3]", ["covariates.columns[0]: is 3, which is a number", "text"]),
+        (
+            "columns: [a, {name: b, transform: lgo}]",
+            ["covariates.columns[1].transform: is 'lgo'", "did you mean 'log'?"],
+        ),
+        (
+            "columns: [{nam: b}]",
+            ["covariates.columns[0]: has the unknown key 'nam'", "did you mean 'name'?"],
+        ),
+        ("rank_deficient: dorp", ["is 'dorp', which is no known choice", "did you mean 'drop'?"]),
+        ("numeric_as_category_threshold: no", ["is False", "a whole number or null"]),
+    ],
+)
+def test_bad_covariates_are_named(refusal, keys, words):
+    says(refusal(with_screen(f"covariates: {{{keys}}}")), "screens.mine.covariates", *words)
+
+
+def test_column_may_be_given_as_it_is_and_transformed(schema):
+    text = with_screen("covariates: {columns: [a, {name: a, transform: log}]}")
+    complete_config(yaml.safe_load(text), schema, SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("targets: ATF2", ["crt.targets: is 'ATF2', which is text", "a list", "write [ATF2]"]),
+        ("targets: [ATF2, 5]", ["crt.targets[1]: is 5, which is a number", "in quotes, '5'"]),
+        ("targets: []", ["crt.targets: [] should be non-empty", "The targets to test"]),
+        ("targets: [A, B, A]", ["crt.targets: names twice: 'A'", "once"]),
+        ("targets: [all]", ["crt.targets: holds 'all' in a list", "`targets: all`"]),
+        ("outcome: {transform: crl}", ["outcome.transform: is 'crl'", "did you mean 'clr'?"]),
+        ("calibration: skewnormal", ["crt.calibration: is 'skewnormal'", "'skew_normal'?"]),
+        ("tail: Two_Sided", ["crt.tail: is 'Two_Sided'", "did you mean 'two_sided'?"]),
+        ("controls: ", ["crt.controls: is empty", "choices there are: guides, none"]),
+        ("resamples: 5", ["crt.resamples: 5 is less than the minimum of 19", "B, the resamples"]),
+        ("resamples: 1e4", ["crt.resamples: is '1e4', which is text", "write 10000."]),
+        ("propensity: {clip: 0.5}", ["propensity.clip: 0.5 is greater", "maximum of 0.5"]),
+        ("propensity: {clip: 1e-6}", ["propensity.clip: is '1e-6'", "write 1.0e-06."]),
+        ("screens: [mien]", ["crt.screens: 'mien' is no screen", "did you mean 'mine'?"]),
+        ("screens: mine", ["crt.screens: is 'mine', which is text", "write [mine]"]),
+        ("write_h5ad: 1", ["crt.write_h5ad: is 1, which is a number", "true or false"]),
+    ],
+)
+def test_bad_analysis_is_named(refusal, keys, words):
+    says(refusal(with_analysis(keys)), "analyses.crt", *words)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("", ["analyses.crt.engine: is missing", "name one of: crt"]),
+        ("{engine: crtt}", ["analyses.crt.engine: is 'crtt'", "did you mean 'crt'?"]),
+        ("{engine: screen}", ["analyses.crt.engine: is 'screen', which is no known choice"]),
+        ("{engine: [crt]}", ["analyses.crt.engine: is ['crt'], which is no known choice"]),
+        ("[engine, crt]", ["analyses.crt: is ['engine', 'crt'], which is a list"]),
+    ],
+)
+def test_bad_engine_is_named_and_nothing_is_guessed(refusal, section, words):
+    message = refusal(GOOD.replace("{engine: crt}", section))
+    says(message, *words, "1 problem\n")
+
+
+def test_all_problems_are_listed_together(refusal):
+    message = refusal("""
+sed: 1
+fdr: 2
+screens:
+  a: {path: x, guide_names: 5}
+  b c: {simulate: {n_cells: 1}}
+analyses:
+  crt: {engine: crt, tail: up, resamples: ten}
+""")
+    found = re.findall(r"^  \d+\. ([^:]+):", message, re.MULTILINE)
+    assert sorted(found) == [
+        "analyses.crt.resamples",
+        "analyses.crt.tail",
+        "fdr",
+        "screens.a.guide_names",
+        "screens.b c",
+        "screens.b c.simulate.n_cells",
+        "sed",
+    ]
+    says(message, "7 problems")
+
+
+def test_contradictions_of_all_sections_are_listed_together(refusal):
+    message = refusal("""
+screens: {a: {}, b: {path: x, covariates: {key: a, formula: b}}}
+analyses: {one: {engine: crt, screens: [c]}, two: {engine: crt, targets: [A, A]}}
+""")
+    says(message, "screens.a:", "screens.b.covariates:", "analyses.one.screens:", "4 problems")
+    says(message, "analyses.two.targets:")
+
+
+# Files
+
+
+def test_file_that_is_there_is_fine(tmp_path):
+    (tmp_path / "mine.h5ad").touch()
+    check_files({"screens": {"a": {"path": str(tmp_path / "mine.h5ad")}, "b": {}}}, SOURCE)
+
+
+def test_all_missing_files_are_named_with_the_nearest(tmp_path, monkeypatch):
+    (tmp_path / "mine.h5ad").touch()
+    monkeypatch.chdir(tmp_path)
+    screens = {"a": {"path": "mien.h5ad"}, "b": {"path": str(tmp_path / "no" / "x.h5ad")}}
+    with pytest.raises(InputError) as error:
+        check_files({"screens": screens}, SOURCE)
+    message = str(error.value)
+    says(message, SOURCE, "2 problems", "screens.a.path: there is no file 'mien.h5ad'")
+    says(message, f"it starts from '{tmp_path}'", "did you mean 'mine.h5ad'?")
+    says(message, "screens.b.path: ", f"there is no folder '{tmp_path}/no' either")
