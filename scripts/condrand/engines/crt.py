@@ -343,12 +343,8 @@ def merge_batch(
         if key.get("names") == batch.names and key.get("outcome") == shared.digest:
             for g, part in enumerate(NullSummary.unstacked(arrays)):
                 total[g] += part
-    check_shards(
-        shards,
-        keys,
-        _shard_key(batch_key, seed, settings["sampler"]),
-        n_blocks(settings["resamples"]),
-    )
+    expected = _shard_key(batch_key, seed, settings["sampler"])
+    check_shards(shards, keys, expected, n_blocks(settings["resamples"]))
     write_parquet(batch_table(shared, batch, total, labels, settings), table)
 
 
@@ -454,6 +450,7 @@ def _untestable(n_treated: int, n_cells: int) -> str:
 def _shard_key(batch_key: Mapping[str, Any], seed: int, sampler: str) -> dict[str, Any]:
     return {
         "outcome": batch_key["outcome"],
+        "propensity": batch_key["checksum"],
         "names": batch_key["names"],
         "kinds": batch_key["kinds"],
         "seed": seed,

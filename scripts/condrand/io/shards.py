@@ -43,6 +43,12 @@ def write_arrays(
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what :func:`write_arrays` wrote.
 
+    Returns
+    -------
+    key : dict
+        As written, and ``checksum``.
+    arrays : dict of numpy.ndarray
+
     Raises
     ------
     ShardError
@@ -56,7 +62,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
         raise ShardError(f"{path}: cannot be read ({error}). {_redo(path)}") from error
     if _checksum(text, arrays) != checksum:
         raise ShardError(f"{path}: its contents do not match its checksum. {_redo(path)}")
-    return json.loads(text), arrays
+    return {**json.loads(text), "checksum": str(checksum)}, arrays
 
 
 def check_shards(

@@ -1,0 +1,161 @@
+"""How the work is split: every resample once, whatever the shards; fair, stable batches."""
+
+import itertools
+import random
+
+import pytest
+
+from condrand import plan
+from condrand.plan import BLOCK
+
+RESAMPLES = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK, 5 * BLOCK + 1, 999, 99_999, 1_000_000]
+
+
+# Blocks and shards
+
+
+@pytest.mark.parametrize("resamples", RESAMPLES)
+@pytest.mark.parametrize("n_shards", [1, 2, 3, 7, 16, 100, 2000])
+def test_the_shards_cover_every_block_once_in_order(resamples, n_shards):
+    runs = [plan.blocks_of_shard(resamples, n_shards, shard) for shard in range(n_shards)]
+    covered = list(itertools.chain.from_iterable(range(*run) for run in runs))
+    assert covered == list(range(plan.n_blocks(resamples)))
+
+
+@pytest.mark.parametrize("resamples", RESAMPLES)
+@pytest.mark.parametrize("n_shards", [1, 3, 16, 100])
+def test_shards_differ_by_at_most_one_block(resamples, n_shards):
+    sizes = [
+        end - first
+        for first, end in (plan.blocks_of_shard(resamples, n_shards, s) for s in range(n_shards))
+    ]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_more_shards_than_blocks_leave_some_empty():
+    runs = [plan.blocks_of_shard(2 * BLOCK, 5, shard) for shard in range(5)]
+    assert sum(first == end for first, end in runs) == 3
+
+
+@pytest.mark.parametrize("resamples", RESAMPLES)
+def test_the_blocks_hold_all_resamples_and_only_the_last_is_short(resamples):
+    blocks = plan.n_blocks(resamples)
+    sizes = [plan.resamples_of_block(resamples, block) for block in range(blocks)]
+    assert sum(sizes) == resamples
+    assert all(size == BLOCK for size in sizes[:-1]) and 1 <= sizes[-1] <= BLOCK
+
+
+def test_more_resamples_only_add_blocks():
+    for few, many in itertools.pairwise(sorted(RESAMPLES)):
+        for block in range(plan.n_blocks(few) - 1):
+            assert plan.resamples_of_block(many, block) == BLOCK
+        assert plan.n_blocks(few) <= plan.n_blocks(many)
+
+
+@pytest.mark.parametrize("shard", [-1, 3])
+def test_a_shard_that_does_not_exist_is_refused(shard):
+    with pytest.raises(ValueError, match=f"shard {shard} is not one of 3"):
+        plan.blocks_of_shard(5000, 3, shard)
+
+
+def test_the_block_size_is_part_of_every_random_number():
+    # Changing it changes all results; this line makes that a decision.
+    assert BLOCK == 1024
+
+
+# Batches
+
+
+def weights(n: int, seed: int = 0) -> dict[str, int]:
+    """Treated cells of some targets, a few large and many small, ties among them."""
+    generator = random.Random(seed)
+    return {f"gene{i}": int(generator.paretovariate(1.0) * 20) for i in range(n)}
+
+
+@pytest.mark.parametrize("n_batches", [1, 2, 7])
+def test_every_item_is_dealt_to_one_batch(n_batches):
+    items = weights(100)
+    batch = plan.deal(items, n_batches)
+    assert batch.keys() == items.keys()
+    assert set(batch.values()) == set(range(n_batches))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_deal_does_not_depend_on_the_order_of_the_items(seed):
+    items = weights(60)
+    shuffled = list(items.items())
+    random.Random(seed).shuffle(shuffled)
+    assert plan.deal(dict(shuffled), 7) == plan.deal(items, 7)
+
+
+@pytest.mark.parametrize("n_batches", [2, 3, 8])
+def test_batches_are_balanced_as_well_as_the_theorem_promises(n_batches):
+    items = weights(200)
+    load = [0] * n_batches
+    for name, b in plan.deal(items, n_batches).items():
+        load[b] += items[name] + 1
+    total = sum(load)
+    best = max(total / n_batches, max(items.values()) + 1)
+    # Graham 1969: at most 4/3 - 1/(3m) of the best makespan, which is at least this one.
+    assert max(load) <= (4 / 3 - 1 / (3 * n_batches)) * best + 1
+
+
+def test_items_without_cells_are_spread_too():
+    batch = plan.deal({f"g{i}": 0 for i in range(12)}, 4)
+    assert sorted(batch.values()) == sorted([0, 1, 2, 3] * 3)
+
+
+def test_more_batches_than_items_leave_some_empty():
+    assert sorted(plan.deal({"a": 5, "b": 3}, 4).values()) == [0, 1]
+
+
+def test_numbers_in_paths_have_four_digits_and_sort_as_text():
+    assert [plan.number(i) for i in (0, 7, 9999)] == ["0000", "0007", "9999"]
+
+
+def test_the_load_of_a_batch_is_read_from_the_targets(tmp_path):
+    table = tmp_path / "targets.tsv"
+    table.write_text("target\tkind\tn_cells\tbatch\nA\ttarget\t10\t0\nB\ttarget\t5\t10\n"
+                     "C\ttarget\t7\t0\n")
+    assert plan.batch_load(table, 0) == (2, 17)
+    assert plan.batch_load(table, 10) == (1, 5)
+    assert plan.batch_load(table, 1) == (0, 0)
+
+
+# Resources
+
+
+@pytest.mark.parametrize(
+    "need", [plan.load_mem_mb, plan.normalize_mem_mb, plan.propensity_mem_mb]
+)
+def test_memory_grows_with_the_input(need):
+    values = [need(mb) for mb in (0, 1, 100, 10_000)]
+    assert values == sorted(set(values)) and values[0] >= 400
+    assert all(isinstance(value, int) for value in values)
+
+
+def test_the_resources_of_a_shard_never_fall_with_the_work():
+    base = {"outcome_mb": 500, "n_units": 20, "n_treated": 40_000, "blocks": 64, "threads": 2}
+    for name in ("outcome_mb", "n_units", "n_treated", "blocks"):
+        minutes = [
+            plan.shard_runtime_min(**{**base, name: base[name] * k}) for k in (1, 2, 10, 100)
+        ]
+        assert minutes == sorted(minutes) and minutes[-1] > minutes[0], name
+    with_threads = [plan.shard_runtime_min(**{**base, "threads": t}) for t in (1, 2, 8)]
+    assert with_threads == sorted(with_threads, reverse=True)
+    assert plan.shard_mem_mb(500, 8) > plan.shard_mem_mb(500, 1)
+    assert plan.shard_mem_mb(5000, 1) > plan.shard_mem_mb(500, 1)
+
+
+def test_small_jobs_still_get_five_minutes():
+    assert plan.shard_runtime_min(1, 0, 0, 0, 1) == 5
+    assert plan.propensity_runtime_min(1, 1) == 5
+    assert plan.propensity_runtime_min(2000, 1000) > 5
+
+
+def test_sizes_of_files_are_rounded_up(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    assert plan.read_mb(path) == 0
+    path.write_bytes(b"x")
+    assert plan.read_mb(path) == 1

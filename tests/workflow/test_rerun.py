@@ -1,0 +1,223 @@
+"""What is computed again after a change or a failure, and what is not.
+
+The finished run has 2 batches x 2 shards. Jobs are named by their (first) output.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+S, A = "results/S", "results/S/A"
+SHARD = f"{A}/batch-0000/shard-0001.h5"
+SHARDS = {f"{A}/batch-{b:04d}/shard-{s:04d}.h5" for b in range(2) for s in range(2)}
+PROPENSITIES = {f"{A}/batch-{b:04d}/propensity.h5" for b in range(2)}
+MERGES = {f"{A}/batch-{b:04d}.parquet" for b in range(2)}
+TABLES = {f"{A}/effects.parquet"}
+SUMMARY, FIGURES = {f"{A}/summary.txt"}, {f"{A}/plots/qq.png"}
+UNITS = {f"{A}/units.tsv", f"{A}/plots/propensity.png"}
+AFTER_MERGE = TABLES | SUMMARY | FIGURES
+AFTER_SHARDS = MERGES | AFTER_MERGE
+ONE_SHARD = {SHARD, f"{A}/batch-0000.parquet"} | AFTER_MERGE
+
+
+def test_a_finished_run_plans_nothing(finished):
+    assert finished.planned() == {}
+
+
+def test_forcing_one_shard_plans_it_its_merge_and_what_follows(finished):
+    assert finished.planned("--forcerun", SHARD, "--", "all") == {
+        SHARD: "crt_shard",
+        f"{A}/batch-0000.parquet": "crt_merge",
+        f"{A}/effects.parquet": "merge_effects",
+        f"{A}/summary.txt": "summarize",
+        f"{A}/plots/qq.png": "plot_effects",
+    }
+
+
+def test_the_command_in_the_message_about_a_bad_shard_plans_the_same(finished):
+    assert set(finished.planned("--forcerun", SHARD)) == ONE_SHARD
+
+
+def test_a_shard_deleted_under_finished_tables_is_not_missed_until_it_is_forced(
+    copy_of_finished,
+):
+    # Snakemake asks for an intermediate file only when something that is wanted has to be made.
+    (copy_of_finished.path / SHARD).unlink()
+    (copy_of_finished.path / A / "batch-0000.parquet").unlink()
+    assert copy_of_finished.planned() == {}
+    assert set(copy_of_finished.planned("--forcerun", SHARD)) == ONE_SHARD
+
+
+def test_a_shard_deleted_with_everything_made_from_it_is_planned_alone(copy_of_finished):
+    for path in (SHARD, f"{A}/batch-0000.parquet", f"{A}/effects.parquet"):
+        (copy_of_finished.path / path).unlink()
+    assert set(copy_of_finished.planned()) == ONE_SHARD
+
+
+def test_a_shard_that_only_looks_newer_plans_nothing(copy_of_finished):
+    # Inputs below a megabyte are compared by checksum.
+    os.utime(copy_of_finished.path / SHARD)
+    assert copy_of_finished.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("resamples", "shards"),
+    [
+        # 3 blocks: the second shard gets blocks 1 and 2.
+        (3072, {path for path in SHARDS if path.endswith("shard-0001.h5")}),
+        # Still 2 blocks, the last one cut short.
+        (2000, {path for path in SHARDS if path.endswith("shard-0001.h5")}),
+        # 4 blocks: both shards get other ones.
+        (4096, SHARDS),
+    ],
+)
+def test_another_number_of_resamples_plans_only_shards_with_other_blocks(
+    resamples, shards, copy_of_finished
+):
+    copy_of_finished.change("analyses", "A", "resamples", resamples)
+    assert set(copy_of_finished.planned()) == shards | AFTER_SHARDS
+
+
+def test_twice_the_resamples_in_twice_the_shards_keeps_every_old_shard(copy_of_finished):
+    copy_of_finished.change("analyses", "A", "resamples", 4096)
+    copy_of_finished.change("scatter", "shards", 4)
+    new = {f"{A}/batch-{b:04d}/shard-{s:04d}.h5" for b in range(2) for s in (2, 3)}
+    assert set(copy_of_finished.planned()) == new | AFTER_SHARDS
+
+
+def test_another_seed_plans_shards_and_what_follows_but_nothing_before(copy_of_finished):
+    copy_of_finished.change("seed", 124)
+    assert set(copy_of_finished.planned()) == SHARDS | AFTER_SHARDS
+
+
+def test_another_fdr_plans_summary_and_figures_only(copy_of_finished):
+    copy_of_finished.change("fdr", 0.1)
+    assert set(copy_of_finished.planned()) == SUMMARY | FIGURES
+
+
+def test_another_tail_plans_merges_and_what_follows(copy_of_finished):
+    copy_of_finished.change("analyses", "A", "tail", "left")
+    assert set(copy_of_finished.planned()) == AFTER_SHARDS
+
+
+def test_another_clip_plans_propensities_and_what_follows(copy_of_finished):
+    copy_of_finished.change("analyses", "A", "propensity", "clip", 1e-5)
+    assert set(copy_of_finished.planned()) == PROPENSITIES | SHARDS | AFTER_SHARDS | UNITS
+
+
+def test_other_threads_plan_nothing(copy_of_finished):
+    copy_of_finished.change("scatter", "threads", 2)
+    assert copy_of_finished.planned() == {}
+
+
+def test_another_analysis_of_the_same_outcome_leaves_the_first_one_alone(copy_of_finished):
+    copy_of_finished.change("analyses", "B", {"engine": "crt", "tail": "left"})
+    planned = copy_of_finished.planned()
+    assert f"{S}/B/effects.parquet" in planned
+    assert [path for path in planned if not path.startswith(f"{S}/B/")] == []
+
+
+def test_another_screen_leaves_the_first_one_alone(copy_of_finished):
+    copy_of_finished.change("screens", "T", {"simulate": {"n_cells": 500}})
+    planned = copy_of_finished.planned()
+    assert "results/T/A/effects.parquet" in planned
+    assert [path for path in planned if not path.startswith("results/T/")] == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("crt_propensity", PROPENSITIES | SHARDS | AFTER_SHARDS | UNITS),
+        ("crt_shard", SHARDS | AFTER_SHARDS),
+        ("crt_merge", AFTER_SHARDS | UNITS),
+        ("plots", FIGURES | {f"{A}/plots/propensity.png"}),
+    ],
+)
+def test_raising_the_version_of_a_stage_plans_it_and_what_follows(
+    stage, expected, finished, checkout
+):
+    change_line(
+        checkout / "scripts/condrand/version.py",
+        lambda line: line.strip().startswith(f'"{stage}":'),
+        lambda line: line.replace("1,", "2,"),
+    )
+    assert set(planned_by(checkout, finished)) == expected
+
+
+def test_an_edited_kernel_plans_its_compilation_alone_and_only_when_something_needs_it(
+    finished, checkout, tmp_path
+):
+    with (checkout / "scripts/condrand/kernels/ols.py").open("a") as source:
+        source.write("# An edit that changes no number.\n")
+    assert planned_by(checkout, finished) == {"results/kernels.txt": "warm_kernels"}
+
+
+def change_line(path: Path, wanted, change) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    changed = [change(line) if wanted(line) else line for line in lines]
+    assert sum(old != new for old, new in zip(lines, changed, strict=True)) == 1
+    path.write_text("".join(changed))
+
+
+def planned_by(checkout: Path, finished) -> dict[str, str]:
+    return finished.copy(checkout.parent / "run", checkout).planned()
+
+
+def remove_from_batches_on(folder) -> None:
+    """Leave what was made up to the outcome."""
+    for path in (folder.path / A).iterdir():
+        if path.name != "outcome.h5ad":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_after_a_failed_shard_the_others_finish_and_only_the_missing_is_planned(
+    finished, copy_of_finished
+):
+    remove_from_batches_on(copy_of_finished)
+    log = copy_of_finished.path / "logs/S/A/batch-0000/shard-0001.log"
+    log.unlink()
+    # A shard that cannot open its log fails.
+    (log / "in-the-way").mkdir(parents=True)
+
+    text = copy_of_finished.snakemake("--keep-going", fails=True)
+    assert text.count("Error in rule ") == 1
+    made = set(copy_of_finished.contents())
+    assert made & SHARDS == SHARDS - {SHARD}
+    assert made & MERGES == {f"{A}/batch-0001.parquet"}
+    assert made & UNITS == UNITS
+    assert not made & AFTER_MERGE
+
+    shutil.rmtree(log)
+    assert set(copy_of_finished.planned()) == ONE_SHARD
+    copy_of_finished.snakemake()
+    assert copy_of_finished.contents() == finished.contents()
+
+
+@pytest.mark.slow
+def test_a_forced_shard_is_made_again_with_the_same_bytes_and_so_is_what_follows(
+    finished, copy_of_finished
+):
+    from_before = copy_of_finished.path / SHARD
+    before = from_before.stat().st_mtime_ns
+    text = copy_of_finished.snakemake("--forcerun", SHARD, "--", "all")
+    # Snakemake carries out its plan to the end, though the new shard equals the old one.
+    assert f"{len(ONE_SHARD) + 1} of {len(ONE_SHARD) + 1} steps (100%) done" in text
+    assert from_before.stat().st_mtime_ns > before
+    assert copy_of_finished.contents() == finished.contents()
+    assert copy_of_finished.planned() == {}
+
+
+@pytest.mark.slow
+def test_growing_step_by_step_gives_the_bytes_of_a_run_from_scratch(copy_of_finished, new_folder):
+    """Resamples raised, then a second analysis: against one run of the final config."""
+    copy_of_finished.change("analyses", "A", "resamples", 4000)
+    copy_of_finished.change("scatter", "shards", 4)
+    copy_of_finished.snakemake()
+    copy_of_finished.change("analyses", "B", {"engine": "crt", "tail": "right"})
+    copy_of_finished.snakemake()
+    fresh = new_folder({}, "fresh")
+    shutil.copy2(copy_of_finished.config_file, fresh.config_file)
+    fresh.snakemake()
+    assert copy_of_finished.contents() == fresh.contents()
