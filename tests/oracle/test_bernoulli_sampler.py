@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 import condrand
-from condrand.kernels.resampling import CHUNK
+from condrand.kernels.resampling import CHUNK, _exponential
 from condrand.plan import BLOCK
 from condrand.samplers.bernoulli import BernoulliSampler
 from condrand.samplers.streams import stream_key
@@ -98,6 +98,14 @@ def test_a_whole_block_of_a_nearly_certain_cell_is_that_of_the_definition():
     sampler = BernoulliSampler.of(3, "target", "GATA1", p)
     expected = by_definition(3, "target", "GATA1", p, 2, BLOCK)
     np.testing.assert_array_equal(sampler.treated(2, BLOCK), expected)
+
+
+def test_exponentials_of_the_extreme_words_are_positive_and_finite():
+    # The smallest uniform is 2**-53 and the largest 1 - 2**-53; a uniform of 0 or 1 would give an
+    # endless gap or none.
+    lowest, highest = _exponential(np.uint64(2**64 - 1)), _exponential(np.uint64(0))
+    assert lowest == pytest.approx(2.0**-53, rel=1e-12)
+    assert highest == pytest.approx(53 * math.log(2), rel=1e-15)
 
 
 def test_fewer_resamples_are_a_prefix_of_more():

@@ -1,6 +1,8 @@
 """The load stage: every way of storing a screen, and every message about a bad one."""
 
 import logging
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,9 +15,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import condrand
+from condrand.config import outcomes_of
 from condrand.errors import InputError
 from condrand.io import h5ad
 from condrand.io.tables import read_tsv
+from condrand.screen import load_screen
 
 CLR_X = {"key": "X", "transform": "clr"}
 
@@ -192,7 +197,7 @@ def test_programs_without_names_are_numbered(write_screen, load):
 
 
 @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, np.asarray])
-@pytest.mark.parametrize("place", ["X", "layers/counts", "counts", "raw/X"])
+@pytest.mark.parametrize("place", ["X", "layers/counts", "/layers/counts", "counts", "raw/X"])
 def test_outcome_is_found_by_its_key_and_named_by_its_genes(
     write_screen, load, parts, form, place
 ):
@@ -248,42 +253,28 @@ def test_reading_in_pieces_stores_the_same_bytes(write_screen, load, monkeypatch
             assert (whole / name).read_bytes() == (pieces / name).read_bytes()
 
 
-def test_loading_in_another_process_gives_the_same_bytes(write_screen, load, tmp_path):
-    here = load(write_screen())
+def test_loading_in_another_process_gives_the_same_bytes(write_screen, load, complete, tmp_path):
+    path = write_screen()
+    here = load(path)
+    config = complete()
+    there = tmp_path / "there"
+    arguments = (
+        *(path, config["screens"]["s"], outcomes_of(config, "s"), "all", True, 1),
+        *(there / "screen.h5ad", there / "targets.tsv"),
+    )
+    (tmp_path / "arguments").write_bytes(pickle.dumps(arguments))
     program = (
         "import pickle, sys; from condrand.screen import load_screen; "
         "load_screen(*pickle.load(open(sys.argv[1], 'rb')))"
     )
-    import pickle
-
-    import yaml
-
-    from condrand.config import complete_config, outcomes_of
-
-    root = Path(__file__).parents[2]
-    schema = yaml.safe_load((root / "workflow/schemas/config.schema.yaml").read_text())
-    config = complete_config(
-        {"screens": {"s": {"path": "x"}}, "analyses": {"crt": {"engine": "crt"}}}, schema, "c"
-    )
-    arguments = (
-        tmp_path / "mine.h5ad",
-        config["screens"]["s"],
-        outcomes_of(config, "s"),
-        "all",
-        True,
-        1,
-        tmp_path / "there" / "screen.h5ad",
-        tmp_path / "there" / "targets.tsv",
-    )
-    (tmp_path / "arguments").write_bytes(pickle.dumps(arguments))
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "arguments")],
-        cwd=root / "scripts",
-        env={"PYTHONHASHSEED": "12345", "PATH": ""},
+        cwd=Path(condrand.__file__).parents[1],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
         check=True,
     )
     for name in ("screen.h5ad", "targets.tsv"):
-        assert (tmp_path / "there" / name).read_bytes() == (here / name).read_bytes()
+        assert (there / name).read_bytes() == (here / name).read_bytes()
 
 
 def damage_x(path: Path) -> None:
@@ -995,10 +986,11 @@ def test_missing_value_behind_a_formula_is_named(write_screen, refusal, parts, f
     assert ("obs/p_mito: 1 NaN values (cells 'cell6')" in message) == ("p_mito" in formula)
 
 
-def test_numeric_column_of_a_formula_is_no_category(write_screen, load, parts, complete):
-    # Six values: in a table it would be one-hot encoded.
-    settings = complete({"covariates": {"formula": "~ few"}})["screens"]["s"]["covariates"]
-    assert settings["numeric_as_category_threshold"] is None
+def test_covariate_named_twice_by_its_file_is_named(write_screen, refusal, parts):
+    path = write_screen()
+    with h5py.File(path, "r+") as file:
+        file["obsm/covar"].attrs["column-order"] = ["batch", "p_mito", "p_mito"]
+    says(refusal(path), "obsm/covar: 1 covariate names occur more than once: 'p_mito'", "rename")
 
 
 # All together
@@ -1039,33 +1031,16 @@ def test_bad_label_is_listed_beside_an_empty_guide_assignment(write_screen, refu
     says(message, "no cell carries a guide", "no guide is labelled", "2 problems")
 
 
-def test_problem_of_a_matrix_that_two_analyses_share_is_listed_once(write_screen, tmp_path, parts):
-    from condrand.screen import load_screen
-
+def test_problem_of_a_matrix_that_two_analyses_share_is_listed_once(
+    write_screen, complete, tmp_path
+):
     path = write_screen(cnmf_usage=None)
-    outcome = {"key": "cnmf_usage", "library_size": None}
+    config = complete()
+    outcomes = outcomes_of(config, "s")
+    outcomes.append({**outcomes[0], "transform": "none"})
+    settings, out = config["screens"]["s"], tmp_path / "screen.h5ad"
     with pytest.raises(InputError, match="1 problem\n"):
-        load_screen(
-            path,
-            {
-                "guide_assignment": "guide_assignment",
-                "guide_names": "guide_names",
-                "guide2gene": "guide2gene",
-                "program_names": "program_names",
-                "ntc_labels": ["non-targeting"],
-                "covariates": {
-                    "key": "covar",
-                    "numeric_as_category_threshold": 20,
-                    "rank_deficient": "error",
-                },
-            },
-            [{**outcome, "transform": "clr"}, {**outcome, "transform": "none"}],
-            "all",
-            True,
-            1,
-            tmp_path / "screen.h5ad",
-            tmp_path / "targets.tsv",
-        )
+        load_screen(path, settings, outcomes, "all", True, 1, out, tmp_path / "targets.tsv")
 
 
 def test_earlier_result_stays_when_the_input_turns_bad(write_screen, load, parts):

@@ -115,8 +115,9 @@ def test_numbers_in_paths_have_four_digits_and_sort_as_text():
 
 def test_the_load_of_a_batch_is_read_from_the_targets(tmp_path):
     table = tmp_path / "targets.tsv"
-    table.write_text("target\tkind\tn_cells\tbatch\nA\ttarget\t10\t0\nB\ttarget\t5\t10\n"
-                     "C\ttarget\t7\t0\n")
+    table.write_text(
+        "target\tkind\tn_cells\tbatch\nA\ttarget\t10\t0\nB\ttarget\t5\t10\nC\ttarget\t7\t0\n"
+    )
     assert plan.batch_load(table, 0) == (2, 17)
     assert plan.batch_load(table, 10) == (1, 5)
     assert plan.batch_load(table, 1) == (0, 0)
@@ -125,9 +126,7 @@ def test_the_load_of_a_batch_is_read_from_the_targets(tmp_path):
 # Resources
 
 
-@pytest.mark.parametrize(
-    "need", [plan.load_mem_mb, plan.normalize_mem_mb, plan.propensity_mem_mb]
-)
+@pytest.mark.parametrize("need", [plan.load_mem_mb, plan.normalize_mem_mb, plan.propensity_mem_mb])
 def test_memory_grows_with_the_input(need):
     values = [need(mb) for mb in (0, 1, 100, 10_000)]
     assert values == sorted(set(values)) and values[0] >= 400

@@ -1,11 +1,8 @@
 """Runs of the workflow, each in a folder of its own."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import yaml
 import launch
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "workflow", "scripts", "profiles")
+PARTS = ("Snakefile", "workflow", "scripts", "profiles", "envs")
 
 JOB = re.compile(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", re.MULTILINE)
 OUTPUT = re.compile(r"^ {4}output: ([^,\n]+)", re.MULTILINE)
@@ -132,6 +129,12 @@ def tiny_config(**screen: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def tiny():
+    """Make the smallest config there is, to be changed."""
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
 def workflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of every run; kernels are compiled once for all of them."""
     environment = launch.snakemake_environment()
@@ -147,7 +150,7 @@ def new_folder(tmp_path: Path, workflow_environment: dict[str, str]):
     """Make a working directory below tmp_path."""
 
     def make(config: dict[str, Any], name: str = "run", checkout: Path = ROOT) -> Folder:
-        folder = Folder(tmp_path / name, checkout, workflow_environment)
+        folder = Folder(tmp_path / name, checkout, dict(workflow_environment))
         folder.path.mkdir()
         folder.configure(config)
         return folder
@@ -170,10 +173,9 @@ def copy_of_finished(finished: Folder, tmp_path: Path) -> Folder:
     return finished.copy(tmp_path / "run")
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A checkout that a test may change, under a path with a space."""
-    place = tmp_path / "a checkout"
+def copy_checkout(folder: Path) -> Path:
+    """A checkout of its own below a folder, under a path with a space."""
+    place = folder / "a checkout"
     place.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
@@ -181,3 +183,16 @@ def checkout(tmp_path: Path) -> Path:
         else:
             shutil.copy2(ROOT / part, place / part)
     return place
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout that a test may change."""
+    return copy_checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, workflow_environment) -> Folder:
+    """A checkout, not yet configured, that is its own working directory, as the launcher's is."""
+    place = copy_checkout(tmp_path_factory.mktemp("launched"))
+    return Folder(place, place, dict(workflow_environment))
