@@ -64,8 +64,8 @@ def expand_path(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
-def check_files(config: dict[str, Any], source: str) -> None:
-    """Check that the file of every screen is there.
+def check_files(config: dict[str, Any], source: str, screens: Iterable[str]) -> None:
+    """Check that the files of some screens are there.
 
     Parameters
     ----------
@@ -73,6 +73,8 @@ def check_files(config: dict[str, Any], source: str) -> None:
         Complete configuration.
     source : str
         Name of the configuration in messages.
+    screens : iterable of str
+        Names of the screens to check.
 
     Raises
     ------
@@ -80,8 +82,8 @@ def check_files(config: dict[str, Any], source: str) -> None:
         Listing every file that is not, with what its folder holds.
     """
     problems = Problems(source)
-    for name, screen in config["screens"].items():
-        file = Path(screen.get("path", "."))
+    for name in screens:
+        file = Path(config["screens"][name].get("path", "."))
         if file.exists():
             continue
         folder = file.absolute().parent

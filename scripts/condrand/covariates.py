@@ -46,8 +46,20 @@ def encode(table: pd.DataFrame, numeric_as_category_threshold: int | None) -> pd
     pandas.DataFrame of float64
         Numeric columns first, then one indicator per level but the first of each categorical,
         boolean, string or mixed column, named ``column[level]``.
+
+    Raises
+    ------
+    ValueError
+        If two columns would have the same name.
     """
-    numeric, indicators = {}, {}
+    numeric: dict[str, np.ndarray] = {}
+    indicators: dict[str, np.ndarray] = {}
+
+    def put(columns: dict[str, np.ndarray], name: str, values: np.ndarray) -> None:
+        if name in numeric or name in indicators:
+            raise ValueError(f"two covariates are called {name!r}; rename one")
+        columns[name] = values
+
     for name in table.columns:
         column = table[name]
         is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(
@@ -59,14 +71,14 @@ def encode(table: pd.DataFrame, numeric_as_category_threshold: int | None) -> pd
         )
         # A constant numeric column stays numeric: as a category it would vanish unnamed.
         if is_number and (not few or column.nunique() < 2):
-            numeric[str(name)] = column.to_numpy(np.float64)
+            put(numeric, str(name), column.to_numpy(np.float64))
             continue
         values = column.to_numpy() if is_number else column.astype(str).to_numpy()
         levels = np.unique(values)
         if levels.size < 2:
-            numeric[str(name)] = np.zeros(len(column))
+            put(numeric, str(name), np.zeros(len(column)))
         for level in levels[1:]:
-            indicators[f"{name}[{level}]"] = (values == level).astype(np.float64)
+            put(indicators, f"{name}[{level}]", (values == level).astype(np.float64))
     return pd.DataFrame({**numeric, **indicators}, index=table.index)
 
 

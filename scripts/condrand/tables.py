@@ -41,9 +41,14 @@ def effects_table(
     ValueError
         If a column of the contract is missing, unknown, or holds a p value without its source.
     """
-    table = pd.DataFrame({**columns, "fdr": np.nan, **own, NOTE: note})
-    table = table[[*CONTRACT, *own, NOTE]]
+    columns = {**columns, "fdr": np.nan}
+    if set(columns) != set(CONTRACT):
+        wrong = sorted(set(columns) ^ set(CONTRACT))
+        raise ValueError(f"columns missing from or unknown to the contract: {wrong}")
+    table = pd.DataFrame({**columns, **own, NOTE: note})[[*CONTRACT, *own, NOTE]]
     tested = table["p_value"].notna()
+    if (table.loc[tested, "p_source"] == "").any():
+        raise ValueError("a p value has no source")
     if not ((table.loc[tested, "p_value"] > 0) | (table.loc[tested, "neg_log10_p"] > 0)).all():
         raise ValueError("a p value is 0 without its logarithm")
     if (table.loc[~tested, NOTE] == "").any():

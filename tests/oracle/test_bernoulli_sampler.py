@@ -284,8 +284,6 @@ def test_propensities_at_the_clip_limits_are_drawn_exactly(limit):
     assert count > 0
 
 
-# DEFECT: kernels/resampling.py, `bernoulli_hits`: numba's `math.floor` gives int64, which
-# overflows to -2**63 where a gap passes 9e18, and the cell is treated in resample 0.
 @pytest.mark.parametrize("p", [1e-15, 1e-19, 1e-300])
 def test_a_propensity_next_to_zero_treats_no_cell(p):
     treated = BernoulliSampler.of(0, "target", "A", np.full(50, p)).treated(0, 100)

@@ -182,8 +182,6 @@ def test_the_area_under_the_curve_is_a_half_for_equal_propensities():
     assert area_under_curve(np.full(10, 0.3), np.array([1, 2])) == 0.5
 
 
-# DEFECT: propensity.py `area_under_curve`: the 4,096 bins are of equal width in the logit, not
-# ranks, so that one remote cell (a doublet with a huge depth) lumps all others together.
 def test_one_remote_cell_does_not_spoil_the_area_under_the_curve():
     random = np.random.default_rng(0)
     eta = np.append(-3 + 0.05 * random.normal(size=2000), logit(1 - CLIP))

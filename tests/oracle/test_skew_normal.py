@@ -87,8 +87,6 @@ def test_log_tails_equal_quadrature_up_to_thirty_scales(shape):
     np.testing.assert_array_equal(mirrored, got)
 
 
-# DEFECT: nulls/skew_normal.py `log_sf`, branch `far`: 2 Phi(-t) Phi(alpha t) is taken for the
-# tail although Phi(alpha s) still grows beyond t; off by 2e-4 for shapes of 0.01 to 0.1.
 @pytest.mark.parametrize("shape", SHAPES)
 def test_log_tails_equal_quadrature_beyond_thirty_scales(shape):
     t = PLACES[PLACES > 30]
@@ -233,8 +231,6 @@ def test_a_null_that_does_not_vary_is_degenerate(value):
     assert verdicts(null) == ["degenerate"]
 
 
-# DEFECT: nulls/summary.py `moments` and skew_normal.py `diagnose`: the fixed point leaves an sd
-# of 1e-7 to 1e-5 in a null that does not vary, which `sd > 0` lets pass.
 @pytest.mark.parametrize("value", [1e-3, 0.0123, 0.3, 1 / 7])
 @pytest.mark.parametrize("n", [512, 513])
 def test_a_null_that_does_not_vary_is_degenerate_whatever_its_value(value, n):
@@ -242,15 +238,11 @@ def test_a_null_that_does_not_vary_is_degenerate_whatever_its_value(value, n):
     assert verdicts(null) == ["degenerate"]
 
 
-# DEFECT: skew_normal.py `diagnose` does not compare the extremes with CLAMP: moments of clamped
-# values are used as if they were the null's own.
 def test_a_null_whose_values_were_clamped_does_not_pass():
     null = np.repeat([-150.0, 150.0], 2048)[:, None]
     assert verdicts(null)[0] != ""
 
 
-# DEFECT: skew_normal.py `_tail_excess` divides by a scale of 0 where a feature beside others does
-# not vary; the warning is an error under the project's own filter.
 @pytest.mark.filterwarnings("error")
 def test_a_feature_that_does_not_vary_disturbs_no_other():
     varying = quantiles(stats.norm())

@@ -47,7 +47,7 @@ def null_screen(folder, seed):
     return screen, targets, read_outcome(outcome)
 
 
-def tested(screen, targets, outcome, resamples=1023):
+def run_crt(screen, targets, outcome, resamples=1023):
     units = units_of_batch(targets, 0, "all", "none")
     kinds, names = map(list, zip(*units, strict=True))
     batch = crt.prepare(outcome, kinds, names, read_treated(screen, units))
@@ -62,7 +62,7 @@ def null_table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("null")
     tables, aucs = [], []
     for seed in range(N_SCREENS):
-        table, batch = tested(*null_screen(folder, seed))
+        table, batch = run_crt(*null_screen(folder, seed))
         tables.append(table)
         aucs.append(batch.diagnostics["auc"])
     return pd.concat(tables, ignore_index=True), np.concatenate(aucs)
@@ -97,5 +97,5 @@ def test_without_covariates_the_same_screens_are_not_calibrated(tmp_path):
     clr, _ = transform_outcome(StoredScreen.read(screen, section).values, section)
     none = np.zeros((outcome.n_cells, 0))
     scores = ols.score(clr, orthonormal_basis(none))
-    table, _ = tested(screen, targets, Outcome(scores, none, outcome.features, "", ""))
+    table, _ = run_crt(screen, targets, Outcome(scores, none, outcome.features, "", ""))
     assert np.mean(table["p_empirical"] < 0.05) > 0.2

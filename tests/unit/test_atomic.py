@@ -111,7 +111,6 @@ def test_only_the_litter_of_dead_writers_of_this_file_on_this_host_is_cleared(tm
     assert all(left.exists() for left in kept)
 
 
-# DEFECT: io/atomic.py `replacing` hands the file's name to `glob` unescaped.
 def test_litter_is_cleared_for_names_with_brackets_too(tmp_path, dead_pid):
     path = tmp_path / "result[1].txt"
     dead = litter(path, dead_pid)
@@ -120,8 +119,6 @@ def test_litter_is_cleared_for_names_with_brackets_too(tmp_path, dead_pid):
     assert not dead.exists()
 
 
-# DEFECT: io/atomic.py `replacing`: the pattern `.name.host.*.tmp` also matches a host whose name
-# goes on with a dot, and its live writers' process ids mean nothing here.
 def test_a_host_whose_name_begins_with_ours_keeps_its_files(tmp_path, dead_pid):
     path = tmp_path / "result.txt"
     theirs = litter(path, dead_pid, f"{socket.gethostname()}.cluster")

@@ -355,7 +355,9 @@ analyses: {one: {engine: crt, screens: [c]}, two: {engine: crt, targets: [A, A]}
 
 def test_file_that_is_there_is_fine(tmp_path):
     (tmp_path / "mine.h5ad").touch()
-    check_files({"screens": {"a": {"path": str(tmp_path / "mine.h5ad")}, "b": {}}}, SOURCE)
+    check_files(
+        {"screens": {"a": {"path": str(tmp_path / "mine.h5ad")}, "b": {}}}, SOURCE, ["a", "b"]
+    )
 
 
 def test_all_missing_files_are_named_with_the_nearest(tmp_path, monkeypatch):
@@ -363,7 +365,7 @@ def test_all_missing_files_are_named_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     screens = {"a": {"path": "mien.h5ad"}, "b": {"path": str(tmp_path / "no" / "x.h5ad")}}
     with pytest.raises(InputError) as error:
-        check_files({"screens": screens}, SOURCE)
+        check_files({"screens": screens}, SOURCE, screens)
     message = str(error.value)
     says(message, SOURCE, "2 problems", "screens.a.path: there is no file 'mien.h5ad'")
     says(message, f"it starts from '{tmp_path}'", "did you mean 'mine.h5ad'?")

@@ -87,8 +87,6 @@ def test_numeric_columns_come_before_indicators_in_the_order_of_the_table():
     ]
 
 
-# DEFECT: covariates.py `encode` collects columns in a dict by name: a later column of the same
-# encoded name replaces an earlier one without a word.
 @pytest.mark.parametrize(
     "table",
     [

@@ -233,8 +233,6 @@ def test_summaries_of_different_numbers_of_resamples_are_not_joined(data):
         NullSummary.joined(parts)
 
 
-# DEFECT: nulls/summary.py `joined` hands on the `n` array of the first summary, so that adding
-# to the joined one changes that summary.
 def test_adding_to_a_joined_summary_leaves_its_parts_alone(data):
     part = summary_of(*data)
     before = copy.deepcopy(part)

@@ -1,6 +1,7 @@
 """Shard files: round trip, damage found by name, foreign, missing and overlapping shards."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +88,9 @@ def refused(path: Path) -> str:
 def test_a_truncated_file_is_refused_by_name(shard, share):
     raw = shard.read_bytes()
     shard.write_bytes(raw[: int(share * len(raw))])
-    assert "cannot be read" in refused(shard)
+    # Below the header's length nothing says whose file it is.
+    expected = "truncated" if share > 0.01 else "no file of this workflow|truncated"
+    assert re.search(expected, refused(shard))
 
 
 def test_an_absent_or_foreign_file_is_refused_by_name(tmp_path):
@@ -123,10 +126,8 @@ def test_a_flipped_byte_of_a_compressed_array_is_refused_by_name(shard):
         refused(shard)
 
 
-# With 0xff, DEFECT: io/shards.py `read_arrays` lets h5py's and str.encode's UnicodeError,
-# TypeError and ValueError pass, which name no file.
 @pytest.mark.parametrize("mask", [0x01, 0xFF])
-@pytest.mark.parametrize("part", [b'"seed": 7', b"extremes", b"checksum"])
+@pytest.mark.parametrize("part", [b'"seed": 7', b"extremes", b"condrand"])
 def test_a_flipped_byte_of_the_text_is_refused_by_name(shard, part, mask):
     raw = bytearray(shard.read_bytes())
     raw[raw.index(part) + 1] ^= mask
@@ -134,9 +135,6 @@ def test_a_flipped_byte_of_the_text_is_refused_by_name(shard, part, mask):
     refused(shard)
 
 
-# DEFECT: io/shards.py `read_arrays` parses before it checks: some flipped bytes crash HDF5
-# (segmentation fault) or make it loop for ever. A checksum of the file's bytes, verified before
-# h5py sees them, would name the shard.
 def test_no_flipped_byte_kills_or_hangs_the_reader(tmp_path):
     path = tmp_path / "shard-0001.h5"
     write_arrays(path, {"seed": 1}, {"a": np.arange(6.0), "n": np.arange(100)})
@@ -261,8 +259,6 @@ def test_overlapping_shards_are_refused():
         check_shards(*keys_of((0, 3), (1, 5)), EXPECTED, 5)
 
 
-# DEFECT: io/shards.py `check_shards`: blocks at and beyond `n_blocks` fall off the end of
-# `covered`, so that stale shards of a larger B are merged and B + more resamples are counted.
 @pytest.mark.parametrize("runs", [[(0, 7)], [(0, 5), (5, 6)], [(0, 5), (-1, 0)]])
 def test_a_shard_with_blocks_beyond_the_last_is_refused(runs):
     with pytest.raises(ShardError, match="block"):

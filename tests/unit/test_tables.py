@@ -82,10 +82,6 @@ def test_a_p_value_of_zero_needs_its_logarithm():
             effects_table(columns(p_value=p, neg_log10_p=logs), {}, [""] * N)
 
 
-# DEFECT: tables.py `effects_table` promises ValueError for each of the next three. A missing
-# column is pandas' KeyError, an unknown one is dropped in silence, the source is not looked at.
-
-
 def test_a_missing_column_is_refused_by_name():
     given = columns()
     del given["effect_scale"]

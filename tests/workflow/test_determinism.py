@@ -80,9 +80,7 @@ def make_analysis(
         paths = [folder / f"batch-{batch}" / f"shard-{shard}.h5" for shard in range(shards)]
         for shard, path in enumerate(paths):
             blocks = blocks_of_shard(settings["resamples"], shards, shard)
-            resample_shard(
-                outcome, propensity, path, blocks, settings["resamples"], seed, threads
-            )
+            resample_shard(outcome, propensity, path, blocks, settings["resamples"], seed, threads)
         merged.append(folder / f"batch-{batch}.parquet")
         merge_batch(outcome, propensity, paths, merged[-1], ("S", "A"), settings, seed)
     merge_analysis(merged, outcome, **{key: folder / name for key, name in TABLES.items()})
@@ -130,9 +128,7 @@ SPLITS = list(product((1, 2, 7), (1, 4), (1, 2)))
 def test_shards_batches_and_threads_change_no_byte_of_any_table(
     shards, batches, threads, screen, whole, tmp_path
 ):
-    made = make_analysis(
-        screen, tmp_path / "run", shards=shards, batches=batches, threads=threads
-    )
+    made = make_analysis(screen, tmp_path / "run", shards=shards, batches=batches, threads=threads)
     assert made == tables_in(whole)
 
 

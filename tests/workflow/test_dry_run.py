@@ -113,9 +113,7 @@ def test_ten_thousand_shards_are_planned_and_no_slow_library_is_loaded(new_folde
             text=True,
             check=True,
         )
-        counts = dict(
-            line.split() for line in done.stdout.splitlines() if len(line.split()) == 2
-        )
+        counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
         planned = {name: int(n) for name, n in counts.items() if n.isdecimal()}
         total = sum((expected | more).values()) + 1
         assert planned == expected | more | {"all": 1, "total": total}

@@ -276,7 +276,9 @@ def writes_in_place(tree: ast.AST) -> list[str]:
 
 
 def test_files_appear_whole_or_not_at_all():
-    found = {(name, function) for name, tree in TREES.items() for function in writes_in_place(tree)}
+    found = {
+        (name, function) for name, tree in TREES.items() for function in writes_in_place(tree)
+    }
     assert found == {
         # A log grows while the job runs.
         ("condrand.entry", "start"),

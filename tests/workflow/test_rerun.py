@@ -141,9 +141,7 @@ def test_another_screen_leaves_the_first_one_alone(copy_of_finished):
             marks=pytest.mark.slow,
         ),
         pytest.param("crt_merge", AFTER_SHARDS | UNITS, marks=pytest.mark.slow),
-        pytest.param(
-            "plots", FIGURES | {f"{A}/plots/propensity.png"}, marks=pytest.mark.slow
-        ),
+        pytest.param("plots", FIGURES | {f"{A}/plots/propensity.png"}, marks=pytest.mark.slow),
     ],
 )
 def test_raising_the_version_of_a_stage_plans_it_and_what_follows(

@@ -8,18 +8,18 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from condrand import plan
-from condrand.config import analyses_of, complete_config, outcomes_of
+from condrand.config import analyses_of, check_files, complete_config, outcomes_of
 from condrand.errors import InputError
 from condrand.version import RESULTS_VERSION, kernel_sources_digest
 
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
 
 try:
-    config = complete_config(
-        config,
-        yaml.safe_load(SCHEMA.read_text()),
-        ", ".join(map(str, workflow.configfiles)),
-    )
+    named = ", ".join(map(str, workflow.configfiles))
+    config = complete_config(config, yaml.safe_load(SCHEMA.read_text()), named)
+    # A screen that is loaded already needs its file no more.
+    unread = [s for s in config["screens"] if not Path(f"results/{s}/screen.h5ad").exists()]
+    check_files(config, named, unread)
 except InputError as error:
     raise WorkflowError(f"Bad configuration. {error}") from None
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from condrand.io.outcome import Outcome, read_outcome, read_treated
-from condrand.io.shards import check_shards, read_arrays, write_arrays
+from condrand.io.shards import ShardError, check_shards, read_arrays, write_arrays
 from condrand.nulls.summary import NullSummary
 from condrand.plan import n_blocks, resamples_of_block
 from condrand.propensity import PropensityModel, area_under_curve, fit_propensities, in_lanes
@@ -345,6 +345,14 @@ def merge_batch(
                 total[g] += part
     expected = _shard_key(batch_key, seed, settings["sampler"])
     check_shards(shards, keys, expected, n_blocks(settings["resamples"]))
+    for name, note, summary in zip(batch.names, batch.notes, total, strict=True):
+        # The key holds no B, so that raising it keeps finished shards; the counts tell.
+        if not note and summary.n[0] != settings["resamples"]:
+            raise ShardError(
+                f"{Path(shards[-1]).parent}: {summary.n[0]:,} resamples of {name}, not "
+                f"{settings['resamples']:,}: the shards were made for another B. Remove the "
+                "folder's shards and run again"
+            )
     write_parquet(batch_table(shared, batch, total, labels, settings), table)
 
 

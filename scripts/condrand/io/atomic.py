@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    for left in path.parent.glob(f".{path.name}.{host}.*.tmp"):
-        if not _alive(int(left.name.split(".")[-2])):
+    litter = re.compile(re.escape(f".{path.name}.{host}.") + r"(\d+)\.tmp")
+    for left in path.parent.iterdir():
+        match = litter.fullmatch(left.name)
+        if match and not _alive(int(match[1])):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
     try:

@@ -13,6 +13,11 @@ from condrand.errors import listed
 from condrand.io.atomic import replacing
 
 
+# Bytes that HDF5 leaves free at the start of the file; it wants a power of two, 512 or more.
+_HEADER = 512
+_MAGIC = b"condrand 1 "
+
+
 class ShardError(ValueError):
     """A shard that cannot be merged; the message names it and the command that redoes it."""
 
@@ -30,14 +35,20 @@ def write_arrays(
     arrays : mapping of str to numpy.ndarray
         Numbers; strings belong in the key.
     """
-    text = json.dumps(key, sort_keys=True)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["key"] = text
-        file.attrs["checksum"] = _checksum(text, arrays)
-        for name, array in arrays.items():
-            # Mostly small counts and zeros: shuffled and deflated they shrink many times.
-            squeeze = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-            file.create_dataset(name, data=array, **(squeeze if array.size > 64 else {}))
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w", userblock_size=_HEADER) as file:
+            file.attrs["key"] = json.dumps(key, sort_keys=True)
+            for name, array in arrays.items():
+                # Mostly small counts and zeros: shuffled and deflated they shrink many times.
+                squeeze = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+                file.create_dataset(name, data=array, **(squeeze if array.size > 64 else {}))
+        # HDF5 leaves the first bytes of the file to its users: they tell whether the rest is
+        # whole, before the HDF5 library, which may crash on damaged bytes, sees any of it.
+        with open(temporary, "r+b") as file:
+            file.seek(_HEADER)
+            digest = _digest(file.read())
+            file.seek(0)
+            file.write(_MAGIC + digest)
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -55,14 +66,19 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
         If the file is absent, truncated, damaged or not one of ours.
     """
     try:
-        with h5py.File(path, "r") as file:
-            text, checksum = file.attrs["key"], file.attrs["checksum"]
-            arrays = {name: file[name][()] for name in file}
-    except (OSError, KeyError, RuntimeError) as error:
+        contents = Path(path).read_bytes()
+    except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error}). {_redo(path)}") from error
-    if _checksum(text, arrays) != checksum:
-        raise ShardError(f"{path}: its contents do not match its checksum. {_redo(path)}")
-    return {**json.loads(text), "checksum": str(checksum)}, arrays
+    digest = _digest(contents[_HEADER:])
+    if contents[: len(_MAGIC)] != _MAGIC:
+        raise ShardError(f"{path}: is no file of this workflow. {_redo(path)}")
+    if contents[len(_MAGIC) : len(_MAGIC) + len(digest)] != digest:
+        what = "its contents do not match its checksum: it is truncated or damaged"
+        raise ShardError(f"{path}: {what}. {_redo(path)}")
+    with h5py.File(path, "r") as file:
+        arrays = {name: file[name][()] for name in file}
+        key = json.loads(file.attrs["key"])
+    return {**key, "checksum": digest.decode()}, arrays
 
 
 def check_shards(
@@ -91,6 +107,12 @@ def check_shards(
         if wrong:
             faults.append(f"{path}: made for another {' and '.join(wrong)}. {_redo(path)}")
             continue
+        if not 0 <= key["first_block"] <= key["end_block"] <= n_blocks:
+            faults.append(
+                f"{path}: holds blocks {key['first_block']} to {key['end_block']} of a run that "
+                f"now has {n_blocks}. {_redo(path)}"
+            )
+            continue
         covered[key["first_block"] : key["end_block"]] += 1
     if not faults and np.any(covered == 0):
         blocks = np.flatnonzero(covered == 0)
@@ -106,10 +128,5 @@ def _redo(path: str | Path) -> str:
     return f"Remove it and run again: snakemake --forcerun '{path}'"
 
 
-def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def _digest(contents: bytes) -> bytes:
+    return hashlib.blake2b(contents, digest_size=16).hexdigest().encode()

@@ -9,8 +9,9 @@ from condrand.kernels import KERNEL
 BINS_PER_UNIT = 8
 HALF_RANGE = 8
 N_BINS = 2 * HALF_RANGE * BINS_PER_UNIT
-# Standardized values are clamped here before their powers are summed, so that a sum of cubes
-# over 2**33 resamples fits in 64 bits; the extremes are kept unclamped.
+# Standardized values are clamped here before their powers are summed. At the clamp each power
+# adds 2**42 a resample, so 2**21 such resamples would fill 64 bits; of a null with standard
+# deviation 1, 2**26 add up to less than a thousandth of that. The extremes are kept unclamped.
 CLAMP = 64.0
 # Fixed-point scale of the power sums: exact integer sums do not depend on the order of merging.
 POWER_SCALE = (2.0**36, 2.0**30, 2.0**24)

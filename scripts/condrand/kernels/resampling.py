@@ -7,8 +7,6 @@ receives its rows in increasing order of cell: the same order in which the obser
 summed (:func:`observed_sums_dense`), so that equal sets give equal bits.
 """
 
-import math
-
 import numpy as np
 from numba import njit, uint64
 
@@ -100,11 +98,12 @@ def bernoulli_hits(k0, k1, block, start, n_resamples, gap, hits, n_hits, cells, 
         for a in range(n_active):
             cell = cells[a]
             i = np.int64(cell) - start
-            at = position[i] + math.floor(first[a] * gap[i])
+            # np.floor keeps a float: a gap of a tiny p would overflow an integer.
+            at = position[i] + np.floor(first[a] * gap[i])
             if at < n_resamples:
                 hits[i, n_hits[i]] = np.uint16(at)
                 n_hits[i] += 1
-                at += 1.0 + math.floor(second[a] * gap[i])
+                at += 1.0 + np.floor(second[a] * gap[i])
                 if at < n_resamples:
                     hits[i, n_hits[i]] = np.uint16(at)
                     n_hits[i] += 1

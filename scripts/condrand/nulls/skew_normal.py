@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfcx, log_ndtr, ndtr, owens_t
 
+from condrand.kernels.null_summary import CLAMP
 from condrand.nulls.summary import EDGES, NullSummary
 
 # Largest skewness of a skew-normal is 0.99527; beyond, the old pipeline's remedy is kept.
@@ -20,6 +21,9 @@ _OUTLIER_RATIO = 1.5
 # In the upper and lower tenth of the null the empirical tail may be at most twice the fitted one.
 _TAIL_RATIO = 2.0
 _TAIL_PROBABILITIES = (0.01, 0.10)
+# Standard deviations, in the units of the summary, that the histogram's bins of 1/8 between -8
+# and 8 resolve: some edges fall into the outer tenths on both sides.
+_SPREAD = (0.2, 4.0)
 # The smallest number of resamples beyond a bin edge that says anything about its probability.
 _TAIL_COUNT = 10
 _LAGUERRE_NODES, _LAGUERRE_WEIGHTS = np.polynomial.laguerre.laggauss(64)
@@ -72,15 +76,16 @@ def log_sf(x: np.ndarray, fit: SkewNormal) -> np.ndarray:
     alpha = np.broadcast_to(fit.shape, t.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         plain = np.log(ndtr(-t) + 2 * owens_t(t, alpha))
-    # Heavy tail: both terms are positive, but ndtr underflows past 37; there
-    # sf -> 2 Phi(-t) (Phi(alpha t) -> 1).
-    far = (t > 30) & (alpha >= 0)
-    plain = np.where(far, np.log(2) + log_ndtr(-t) + log_ndtr(alpha * t), plain)
-    light = (alpha < 0) & (t > 0) & ((1 + alpha**2) * t**2 > 8)
-    if not light.any():
-        return plain
+    # Past 30 ndtr nears its underflow; the heavy tail is what the light tail of the mirrored
+    # shape leaves of twice the normal's: 2 phi Phi(at) = 2 phi - 2 phi Phi(-at).
     out = plain.copy()
-    out[light] = _log_light_tail(t[light], -alpha[light])
+    far = (t > 30) & (alpha >= 0)
+    if far.any():
+        whole = np.log(2) + log_ndtr(-t[far])
+        out[far] = whole + np.log1p(-np.exp(_log_light_tail(t[far], alpha[far]) - whole))
+    light = (alpha < 0) & (t > 0) & ((1 + alpha**2) * t**2 > 8)
+    if light.any():
+        out[light] = _log_light_tail(t[light], -alpha[light])
     return out
 
 
@@ -131,32 +136,35 @@ def diagnose(summary: NullSummary, fit: SkewNormal) -> np.ndarray:
     Returns
     -------
     object array of str, shape (n_features,)
-        Empty where the fit passes; else ``degenerate`` (the null does not vary), ``outlier`` (an
-        extreme resample lies more than 1.5 times as far out as a normal null would reach) or
-        ``tail`` (somewhere between the outer 10 % and 1 % the resamples hold more than twice the
+        Empty where the fit passes; else ``degenerate`` (the null hardly varies, or so much that
+        the histogram cannot show its tails), ``outlier`` (an extreme resample lies more than 1.5
+        times as far out as a normal null would reach) or ``tail`` (somewhere between the outer 10 % and 1 % the resamples hold more than twice the
         fitted probability).
 
     Notes
     -----
     The tail is compared at the histogram's edges, where the counts are exact, not at quantiles.
     """
-    mean, sd, skewness = summary.moments()
+    mean, sd, _ = summary.moments()
     n = int(summary.n[0])
     why = np.full(mean.size, "", object)
     reach = np.sqrt(2 * np.log(max(n, 2)))
-    with np.errstate(invalid="ignore"):
-        tail = _tail_excess(summary, fit, n) > _TAIL_RATIO
-        why[tail] = "tail"
-        out_high = summary.extremes[1] > mean + _OUTLIER_RATIO * reach * sd
-        out_low = summary.extremes[0] < mean - _OUTLIER_RATIO * reach * sd
-        why[out_high | out_low] = "outlier"
-    why[~(np.isfinite(skewness) & (sd > 0))] = "degenerate"
+    spread = (sd > _SPREAD[0]) & (sd < _SPREAD[1])
+    why[~spread] = "degenerate"
+    at = np.flatnonzero(spread)
+    columns = SkewNormal(fit.location[at], fit.scale[at], fit.shape[at])
+    why[at[_tail_excess(summary.histogram[at], columns, n) > _TAIL_RATIO]] = "tail"
+    low, high = summary.extremes
+    far = (high > mean + _OUTLIER_RATIO * reach * sd) | (low < mean - _OUTLIER_RATIO * reach * sd)
+    # Moments of clamped values are not those of the null.
+    far |= (high > CLAMP) | (low < -CLAMP)
+    why[spread & far] = "outlier"
     return why
 
 
-def _tail_excess(summary: NullSummary, fit: SkewNormal, n: int) -> np.ndarray:
+def _tail_excess(histogram: np.ndarray, fit: SkewNormal, n: int) -> np.ndarray:
     """Largest ratio of empirical to fitted tail probability in the outer tenths, by feature."""
-    counts = summary.histogram.astype(np.int64)
+    counts = histogram.astype(np.int64)
     below = np.cumsum(counts, axis=1)[:, :-1]
     edges = EDGES[1:-1]
     columns = SkewNormal(fit.location[:, None], fit.scale[:, None], fit.shape[:, None])

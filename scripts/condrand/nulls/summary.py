@@ -89,7 +89,7 @@ class NullSummary:
         if len(sizes) > 1:
             raise ValueError(f"summaries of different numbers of resamples: {sorted(sizes)}")
         return cls(
-            summaries[0].n,
+            summaries[0].n.copy(),
             np.concatenate([summary.exceed for summary in summaries], axis=1),
             np.concatenate([summary.powers for summary in summaries], axis=1),
             np.concatenate([summary.extremes for summary in summaries], axis=1),
