@@ -105,7 +105,8 @@ def summarize(
     for why, rows in whole.groupby("note"):
         lines.append(f"  skipped      {listed(rows['target'])}: {why}")
     sources = effects.loc[tested, "p_source"].value_counts()
-    lines.append("  p values     " + ", ".join(f"{n:,} {name}" for name, n in sources.items()))
+    of = ", ".join(f"{n:,} {name}" for name, n in sources.items())
+    lines.append(f"  p values     {of or 'none'}")
     controls = calibration[
         (calibration["tests"] == "ntc_guides") & (calibration["p"] == "reported")
     ]
