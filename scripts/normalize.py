@@ -10,6 +10,5 @@ normalize(
     screen=snakemake.input.screen,
     outcome=snakemake.output.outcome,
     settings=snakemake.params.settings,
-    numeric_as_category_threshold=snakemake.params.numeric_as_category_threshold,
     statistic=snakemake.params.statistic,
 )

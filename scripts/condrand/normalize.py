@@ -104,7 +104,6 @@ def normalize(
     screen: str | Path,
     outcome: str | Path,
     settings: Mapping[str, Any],
-    numeric_as_category_threshold: int | None,
     statistic: str = "ols",
 ) -> None:
     """Write the scores and the design that every batch of an analysis shares.
@@ -117,12 +116,11 @@ def normalize(
         File to write.
     settings : mapping
         The outcome section of the analysis.
-    numeric_as_category_threshold : int or None
     statistic : str
         One of :data:`condrand.statistics.STATISTICS`.
     """
     stored = StoredScreen.read(screen, settings)
-    design = make_design(stored.covariates, numeric_as_category_threshold)
+    design = make_design(stored.covariates, stored.numeric_as_category_threshold)
     log.info("%d design columns: %s", len(design.names), ", ".join(design.names) or "none")
     tested, effect_scale = transform_outcome(stored.values, settings, stored.library_size)
     basis = orthonormal_basis(design.columns)

@@ -93,7 +93,7 @@ def load_screen(
         log.info("%s: %d cells", path, len(cells))
         guides = read_guides(file, settings, cells, problems)
         chosen = guides and wanted_units(guides, settings, wanted, needs_controls, problems)
-        covariates = read_covariates(file, settings["covariates"], cells, problems)
+        covariates, threshold = read_covariates(file, settings["covariates"], cells, problems)
         with (
             replacing(screen) as temporary,
             new_anndata(temporary, cells, pd.Index([])) as out,
@@ -103,6 +103,8 @@ def load_screen(
             problems.report()
             units = [_unit(guides, *which) for which in chosen]
             write_element(out["obsm"], "covariates", covariates)
+            if threshold is not None:
+                write_element(out["uns"], "numeric_as_category_threshold", threshold)
             _write_units(out, units, len(cells))
     table = targets_table(units, len(cells), n_batches)
     skipped = table[table["status"] != "kept"]

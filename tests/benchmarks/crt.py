@@ -105,7 +105,7 @@ def make_input(folder, n_cells, n_programs, n_covariates):
     load_screen(
         path, settings, outcomes_of(config, "s"), "all", True, 1, screen, folder / "targets.tsv"
     )
-    normalize(screen, outcome, config["analyses"]["crt"]["outcome"], 20)
+    normalize(screen, outcome, config["analyses"]["crt"]["outcome"])
     return screen, outcome
 
 

@@ -43,7 +43,7 @@ def null_screen(folder, seed):
     screen, targets, outcome = (folder / f"{seed}-{x}" for x in ("screen", "targets.tsv", "out"))
     settings = SETTINGS["screens"]["s"]
     load_screen(path, settings, outcomes_of(SETTINGS, "s"), "all", True, 1, screen, targets)
-    normalize(screen, outcome, SETTINGS["analyses"]["crt"]["outcome"], 20)
+    normalize(screen, outcome, SETTINGS["analyses"]["crt"]["outcome"])
     return screen, targets, read_outcome(outcome)
 
 

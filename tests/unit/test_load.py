@@ -19,7 +19,9 @@ import condrand
 from condrand.config import outcomes_of
 from condrand.errors import InputError
 from condrand.io import h5ad
+from condrand.io.stages import StoredScreen
 from condrand.io.tables import read_tsv
+from condrand.normalize import make_design
 from condrand.screen import load_screen
 
 CLR_X = {"key": "X", "transform": "clr"}
@@ -213,7 +215,7 @@ def test_outcome_is_found_by_its_key_and_named_by_its_genes(
         changes["raw"], names, counts = raw, ["R1", "R2", "R3"], counts[:, :3]
     path = write_screen(**changes)
     screen = stored(load(path, outcome={"key": place, "transform": "log1p_cpm"}))
-    name = f"outcome.{place.replace('/', '.')}"
+    name = f"outcome.{place.replace('/', ':')}"
     values = screen.obsm[name]
     assert sp.issparse(values) == (form is not np.asarray)
     np.testing.assert_array_equal(values.toarray() if sp.issparse(values) else values, counts)
@@ -1073,3 +1075,19 @@ def test_real_screen_loads_with_the_targets_it_is_known_to_have(
         "ntc_guide": n_controls,
     }
     assert table.loc[table["status"] != "kept", "target"].tolist() == skipped
+
+
+def test_few_valued_numbers_are_categories_in_a_table_and_numbers_in_an_array(
+    write_screen, load, parts
+):
+    ploidy = np.arange(60) % 4 + 2.0
+    given = {
+        "table": (pd.DataFrame({"ploidy": ploidy}, index=parts["obs"].index), 3),
+        "array": (ploidy[:, None], 1),
+    }
+    for name, (covar, n_columns) in given.items():
+        folder = load(write_screen(f"{name}.h5ad", covar=covar), folder=name)
+        settings = {"key": "cnmf_usage", "transform": "none", "library_size": None}
+        stored_screen = StoredScreen.read(folder / "screen.h5ad", settings)
+        design = make_design(stored_screen.covariates, stored_screen.numeric_as_category_threshold)
+        assert len(design.names) == n_columns, name

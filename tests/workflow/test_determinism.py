@@ -69,8 +69,7 @@ def make_analysis(
     load_screen(
         source, screen_settings, outcomes, wanted, needs_controls, batches, screen, targets
     )
-    threshold = screen_settings["covariates"]["numeric_as_category_threshold"]
-    normalize(screen, outcome, settings["outcome"], threshold)
+    normalize(screen, outcome, settings["outcome"])
     merged = []
     for batch in range(batches):
         propensity = folder / f"batch-{batch}" / "propensity.h5"

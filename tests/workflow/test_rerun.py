@@ -5,6 +5,7 @@ The finished run has 2 batches x 2 shards. Jobs are named by their (first) outpu
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,9 @@ def test_the_command_in_the_message_about_a_bad_shard_plans_the_same(finished):
     assert set(finished.planned("--forcerun", SHARD)) == ONE_SHARD
 
 
-def test_a_shard_deleted_under_finished_tables_is_not_missed_until_it_is_forced(
-    copy_of_finished,
-):
-    # Snakemake asks for an intermediate file only when something that is wanted has to be made.
-    (copy_of_finished.path / SHARD).unlink()
-    (copy_of_finished.path / A / "batch-0000.parquet").unlink()
-    assert copy_of_finished.planned() == {}
-    assert set(copy_of_finished.planned("--forcerun", SHARD)) == ONE_SHARD
-
-
-def test_a_shard_deleted_with_everything_made_from_it_is_planned_alone(copy_of_finished):
-    for path in (SHARD, f"{A}/batch-0000.parquet", f"{A}/effects.parquet"):
+@pytest.mark.parametrize("also", [[], [f"{A}/batch-0000.parquet", f"{A}/effects.parquet"]])
+def test_a_deleted_shard_is_missed_whatever_was_made_from_it(also, copy_of_finished):
+    for path in (SHARD, *also):
         (copy_of_finished.path / path).unlink()
     assert set(copy_of_finished.planned()) == ONE_SHARD
 
@@ -174,24 +166,70 @@ def planned_by(checkout: Path, finished) -> dict[str, str]:
     return finished.copy(checkout.parent / "run", checkout).planned()
 
 
+def block(folder, *logs: str) -> Callable[[], None]:
+    """Make the jobs fail that write these logs; give what lets them be again."""
+    places = [folder.path / "logs/S" / log for log in logs]
+    for place in places:
+        place.unlink()
+        # Snakemake removes a log before its job starts, but no folder with something in it.
+        (place / "in-the-way").mkdir(parents=True)
+
+    def let_be() -> None:
+        for place in places:
+            shutil.rmtree(place)
+
+    return let_be
+
+
+BATCHES = ("batch-0000", "batch-0001")
+
+
+@pytest.mark.parametrize(
+    ("rule", "logs", "change"),
+    [
+        ("normalize", ["A/outcome.log"], ("analyses", "A", "outcome", "transform", "none")),
+        ("crt_merge", [f"A/{b}.log" for b in BATCHES], ("analyses", "A", "tail", "left")),
+        pytest.param(
+            "load_screen",
+            ["screen.log"],
+            ("screens", "S", "ntc_labels", ["non-targeting", "other"]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "crt_propensity",
+            [f"A/{b}/propensity.log" for b in BATCHES],
+            ("analyses", "A", "propensity", "clip", 1e-5),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_failed_after_a_change_is_not_forgotten_over_the_old_results(
+    rule, logs, change, copy_of_finished
+):
+    """Snakemake removes an old file before it is made anew, so after a failure it is missing."""
+    copy_of_finished.change(*change)
+    let_be = block(copy_of_finished, *logs)
+    copy_of_finished.snakemake("--keep-going", fails=True)
+    let_be()
+    planned = copy_of_finished.planned()
+    assert list(planned.values()).count(rule) == len(logs)
+    assert set(planned) >= AFTER_SHARDS
+
+
 def test_after_a_failed_shard_the_others_finish_and_only_the_missing_is_planned(
     finished, copy_of_finished
 ):
     shards = {path for path in SHARDS if "batch-0000" in path}
     for path in shards | AFTER_SHARDS | UNITS:
         (copy_of_finished.path / path).unlink()
-    log = copy_of_finished.path / "logs/S/A/batch-0000/shard-0001.log"
-    log.unlink()
-    # A shard that cannot open its log fails.
-    (log / "in-the-way").mkdir(parents=True)
-
+    let_be = block(copy_of_finished, "A/batch-0000/shard-0001.log")
     text = copy_of_finished.snakemake("--keep-going", fails=True)
     assert text.count("Error in rule ") == 1
     made = set(copy_of_finished.contents())
     expected = SHARDS - {SHARD} | {f"{A}/batch-0001.parquet"} | UNITS
     assert made & (SHARDS | AFTER_SHARDS | UNITS) == expected
 
-    shutil.rmtree(log)
+    let_be()
     assert set(copy_of_finished.planned()) == ONE_SHARD
     copy_of_finished.snakemake()
     assert copy_of_finished.contents() == finished.contents()

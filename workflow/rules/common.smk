@@ -38,18 +38,26 @@ def analysis_of(wildcards):
     return config["analyses"][wildcards.analysis]
 
 
+SCREEN_FILES = ["screen.h5ad", "targets.tsv"]
 TABLES = ["effects.parquet", "effects.tsv.gz", "controls.parquet", "controls.tsv.gz"]
 TABLES += ["calibration.tsv", "units.tsv", "summary.txt"]
 FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram", "propensity"]
 
 
 def results_wanted():
-    """Every result of a run, from the configuration alone."""
-    wanted = []
+    """Every file of a run but the kernel stamp, from the configuration alone.
+
+    Intermediate files too: Snakemake does not miss one whose descendants are there, so a deleted
+    shard, or what a failed job took away after a change, would be forgotten over old results.
+    """
+    wanted = [f"results/{screen}/{name}" for screen in config["screens"] for name in SCREEN_FILES]
     for screen, analysis in analyses_of(config):
         names = TABLES + [
             f"plots/{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")
         ]
+        names += ["outcome.h5ad", *(f"batch-{batch}.parquet" for batch in BATCHES)]
+        names += [f"batch-{batch}/propensity.h5" for batch in BATCHES]
+        names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
         if config["analyses"][analysis]["write_h5ad"]:
             names.append("annotated.h5ad")
         wanted += [f"results/{screen}/{analysis}/{name}" for name in names]
@@ -117,10 +125,6 @@ def controls_of_screen(wildcards):
         for screen, analysis in analyses_of(config)
         if screen == wildcards.screen
     )
-
-
-def category_threshold(wildcards):
-    return config["screens"][wildcards.screen]["covariates"]["numeric_as_category_threshold"]
 
 
 def blocks_of_shard(wildcards):

@@ -25,7 +25,6 @@ rule normalize:
     params:
         settings=lambda wildcards: analysis_of(wildcards)["outcome"],
         statistic=lambda wildcards: analysis_of(wildcards)["statistic"],
-        numeric_as_category_threshold=category_threshold,
         version=RESULTS_VERSION["normalize"],
     script:
         "../../scripts/normalize.py"

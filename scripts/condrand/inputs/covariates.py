@@ -22,14 +22,18 @@ log = logging.getLogger(__name__)
 
 def read_covariates(
     file: h5py.File, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
-) -> pd.DataFrame | None:
+) -> tuple[pd.DataFrame | None, int | None]:
     """Covariates as a table of the cells, by key, by columns of obs or by formula.
 
     Returns
     -------
-    pandas.DataFrame or None
+    table : pandas.DataFrame or None
         Finite, with distinct column names; None where `problems` got an entry.
+    numeric_as_category_threshold : int or None
+        As configured for tables; None for an array of numbers and for a formula, which are taken
+        as they are.
     """
+    threshold = settings["numeric_as_category_threshold"]
     if "formula" in settings:
         where, table = "covariates.formula", None
         table = _covariates_by_formula(file, settings["formula"], cells, problems)
@@ -37,33 +41,36 @@ def read_covariates(
         where = "obs"
         table = _covariates_by_column(file, settings["columns"], cells, problems)
     else:
-        table, where = _covariates_by_key(file, settings["key"], cells, problems)
+        table, where, is_array = _covariates_by_key(file, settings["key"], cells, problems)
+        threshold = None if is_array else threshold
     if table is None:
-        return None
+        return None, threshold
     # A slash in the name of a column would become a folder of the file.
     table.columns = [str(name).replace("/", "\N{DIVISION SIGN}") for name in table.columns]
     before = len(problems.found)
     check_unique(list(table.columns), where, "covariate", "rename the columns.", problems)
     if len(problems.found) > before:
-        return None
+        return None, threshold
     whole = _check_finite(table, where, problems)
-    threshold = settings["numeric_as_category_threshold"]
     _check_design(table[whole], where, threshold, settings["rank_deficient"], problems)
-    return table
+    return table, threshold
 
 
 def _covariates_by_key(
     file: h5py.File, key: str, cells: pd.Index, problems: Problems
-) -> tuple[pd.DataFrame | None, str]:
+) -> tuple[pd.DataFrame | None, str, bool]:
     where = find(file, key, "covariates.key", "covariates", problems)
     if where is None:
-        return None, key
+        return None, key, False
     value = read(file, where)
     if sp.issparse(value):
         value = value.toarray()
+    # Numbers in an array may already be indicators or splines; those of a table have a meaning.
+    in_obs = where.startswith("obs/")
+    is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and not in_obs
     if isinstance(value, np.ndarray) and value.dtype.names:
         value = pd.DataFrame(value)
-    elif isinstance(value, np.ndarray) and where.startswith("obs/"):
+    elif isinstance(value, np.ndarray) and in_obs:
         value = pd.DataFrame({key: value})
     elif isinstance(value, np.ndarray) and value.ndim in (1, 2):
         value = value.reshape(value.shape[0], -1)
@@ -72,11 +79,11 @@ def _covariates_by_key(
         value = pd.DataFrame({key: value})
     if not isinstance(value, pd.DataFrame):
         problems.add(where, "is no table or array (covariates)", "store cells x covariates.")
-        return None, where
+        return None, where, is_array
     if len(value) != len(cells):
         problems.add(where, *length_differs(value.shape, len(cells), "covariates"))
-        return None, where
-    return value.set_axis(cells, axis=0), where
+        return None, where, is_array
+    return value.set_axis(cells, axis=0), where, is_array
 
 
 def _covariates_by_column(

@@ -12,7 +12,6 @@ import numpy as np
 from condrand.errors import listed
 from condrand.io.atomic import replacing
 
-
 # Bytes that HDF5 leaves free at the start of the file; it wants a power of two, 512 or more.
 _HEADER = 512
 _MAGIC = b"condrand 1 "

@@ -18,7 +18,7 @@ from condrand.statistics.scores import DenseScores, Scores
 
 def outcome_name(key: str) -> str:
     """Name of an outcome's element in the stored screen."""
-    return f"outcome.{key.replace('/', '.')}"
+    return f"outcome.{key.replace('/', ':')}"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class StoredScreen:
         The outcome as the user stored it.
     library_size : float64, shape (n_cells,), or None
     covariates : pandas.DataFrame
+    numeric_as_category_threshold : int or None
+        See :func:`condrand.covariates.encode`.
     """
 
     cells: pd.Index
@@ -40,11 +42,13 @@ class StoredScreen:
     values: np.ndarray | sp.csr_matrix
     library_size: np.ndarray | None
     covariates: pd.DataFrame
+    numeric_as_category_threshold: int | None
 
     @classmethod
     def read(cls, path: str | Path, settings: Mapping[str, Any]) -> "StoredScreen":
         """Read the parts that an outcome section names."""
         name = outcome_name(settings["key"])
+        threshold = "uns/numeric_as_category_threshold"
         column = settings["library_size"] if settings["transform"] == "log1p_cpm" else None
         with h5py.File(path, "r") as file:
             return cls(
@@ -53,6 +57,7 @@ class StoredScreen:
                 read(file, f"obsm/{name}"),
                 None if column is None else read(file, f"obsm/library_size.{column}").ravel(),
                 read(file, "obsm/covariates"),
+                int(read(file, threshold)) if threshold in file else None,
             )
 
 

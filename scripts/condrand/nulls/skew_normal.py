@@ -138,8 +138,8 @@ def diagnose(summary: NullSummary, fit: SkewNormal) -> np.ndarray:
     object array of str, shape (n_features,)
         Empty where the fit passes; else ``degenerate`` (the null hardly varies, or so much that
         the histogram cannot show its tails), ``outlier`` (an extreme resample lies more than 1.5
-        times as far out as a normal null would reach) or ``tail`` (somewhere between the outer 10 % and 1 % the resamples hold more than twice the
-        fitted probability).
+        times as far out as a normal null would reach) or ``tail`` (somewhere between the outer
+        10 % and 1 % the resamples hold more than twice the fitted probability).
 
     Notes
     -----
