@@ -50,7 +50,8 @@ def results_wanted():
     Intermediate files too: Snakemake does not miss one whose descendants are there, so a deleted
     shard, or what a failed job took away after a change, would be forgotten over old results.
     """
-    wanted = [f"results/{screen}/{name}" for screen in config["screens"] for name in SCREEN_FILES]
+    analysed = dict.fromkeys(screen for screen, _ in analyses_of(config))
+    wanted = [f"results/{screen}/{name}" for screen in analysed for name in SCREEN_FILES]
     for screen, analysis in analyses_of(config):
         names = TABLES + [
             f"plots/{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")
