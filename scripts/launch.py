@@ -368,6 +368,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not Path(options.config).is_file():
         print(f"condrand: there is no config file {options.config}", file=sys.stderr)
         return REFUSED
+    elsewhere = {"-s", "--snakefile", "-d", "--directory"}
+    if any(word.split("=")[0] in elsewhere for word in extra):
+        print(
+            "condrand: the launcher runs this checkout's Snakefile in the folder it is called in; "
+            "for another one call Snakemake by hand",
+            file=sys.stderr,
+        )
+        return REFUSED
     shared = workflow_arguments(options.config, options.profile)
     cores = [] if options.cores is None else ["--cores", options.cores]
     try:

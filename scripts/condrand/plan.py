@@ -6,6 +6,7 @@ any number of shards draws the same numbers, and raising B only adds blocks.
 
 import csv
 import math
+from functools import lru_cache
 from pathlib import Path
 
 # Part of the definition of every random number: changing it changes all results. At this size
@@ -80,9 +81,18 @@ def number(index: int) -> str:
 
 def batch_load(targets: str | Path, batch: int) -> tuple[int, int]:
     """Units of a batch and their treated cells, from ``targets.tsv``."""
+    return _loads(str(targets), Path(targets).stat().st_mtime_ns).get(batch, (0, 0))
+
+
+@lru_cache(maxsize=8)
+def _loads(targets: str, _mtime_ns: int) -> dict[int, tuple[int, int]]:
+    """The load of every batch: read once, not once for each of thousands of shards."""
+    loads: dict[int, tuple[int, int]] = {}
     with open(targets, newline="") as lines:
-        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["batch"] == str(batch)]
-    return len(rows), sum(int(row["n_cells"]) for row in rows)
+        for row in csv.DictReader(lines, delimiter="\t"):
+            units, treated = loads.get(int(row["batch"]), (0, 0))
+            loads[int(row["batch"])] = units + 1, treated + int(row["n_cells"])
+    return loads
 
 
 def read_mb(path: str | Path) -> int:

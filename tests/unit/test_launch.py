@@ -205,3 +205,12 @@ def test_scripts_run_in_a_checkout_whose_path_has_a_space(tmp_path: Path):
     )
     assert done.returncode == 0, shlex.join(done.args) + done.stderr
     assert (tmp_path / "x").read_text() == str(python)
+
+
+@pytest.mark.parametrize("option", ["-s", "--directory", "--snakefile=other"])
+def test_another_snakefile_or_folder_is_refused(tmp_path: Path, monkeypatch, capsys, option: str):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("{}")
+    monkeypatch.setattr(launch, "run_snakemake", lambda *_: pytest.fail("was started"))
+    assert launch.main(["--config", "mine.yaml", "--", option, "x"]) == launch.REFUSED
+    assert "by hand" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_forcing_one_shard_plans_it_its_merge_and_what_follows(finished):
 
 
 @pytest.mark.slow
-def test_the_command_in_the_message_about_a_bad_shard_plans_the_same(finished):
+def test_forcing_it_without_naming_a_goal_plans_the_same(finished):
     assert set(finished.planned("--forcerun", SHARD)) == ONE_SHARD
 
 

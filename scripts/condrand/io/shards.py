@@ -124,7 +124,7 @@ def check_shards(
 
 
 def _redo(path: str | Path) -> str:
-    return f"Remove it and run again: snakemake --forcerun '{path}'"
+    return f"Remove it and give the same command again: rm '{path}'"
 
 
 def _digest(contents: bytes) -> bytes:
