@@ -80,6 +80,21 @@ def check_unique(names: list[str], where: str, what: str, mend: str, problems: P
         )
 
 
+def names_fit(
+    names: list[str], where: str, found: Matrix, what: str, mend: str, problems: Problems
+) -> bool:
+    """Whether there is one name per column of a matrix; note it if not, or names that repeat."""
+    if len(names) != found.shape[1]:
+        problems.add(
+            where,
+            f"has {len(names):,} names, but {found.where} has {found.shape[1]:,} columns",
+            "give one name per column, in order.",
+        )
+        return False
+    check_unique(names, where, what, mend, problems)
+    return True
+
+
 def obs_columns(file: h5py.File) -> list[str]:
     """Names of the columns of obs."""
     return [str(name) for name in file["obs"].attrs.get("column-order", ())]

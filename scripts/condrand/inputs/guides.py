@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.errors import Problems, nearest, quoted
-from condrand.inputs.elements import Faults, as_matrix, check_unique, find, texts
+from condrand.inputs.elements import Faults, as_matrix, check_unique, find, names_fit, texts
 from condrand.io.h5ad import (
     Matrix,
     read,
@@ -109,15 +109,8 @@ def _guide_names(
         if where is None:
             return None
         names = texts(read(file, where))
-        if len(names) != found.shape[1]:
-            problems.add(
-                where,
-                f"has {len(names):,} names, but {found.where} has {found.shape[1]:,} columns",
-                "give one name per column, in order.",
-            )
-            return None
-    check_unique(names, where, "guide", "make the names unique.", problems)
-    return names
+    mend = "make the names unique."
+    return names if names_fit(names, where, found, "guide", mend, problems) else None
 
 
 def _guide2gene(

@@ -10,7 +10,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.errors import Problems, listed, quoted
-from condrand.inputs.elements import Faults, as_matrix, check_unique, find, obs_column, texts
+from condrand.inputs.elements import (
+    Faults,
+    as_matrix,
+    find,
+    names_fit,
+    obs_column,
+    texts,
+)
 from condrand.io.h5ad import (
     Matrix,
     SparseRows,
@@ -91,18 +98,10 @@ def _feature_names(
             log.info("no names of the columns of %s: they are numbered", found.where)
             return [f"program_{k}" for k in range(found.shape[1])]
         names = texts(read(file, where))
-    if len(names) != found.shape[1]:
-        problems.add(
-            where,
-            f"has {len(names):,} names, but {found.where} has {found.shape[1]:,} columns",
-            "give one name per column, in order.",
-        )
-        return None
+    what, mend = "program", "make the names unique."
     if folder in ("X", "layers", "raw"):
-        check_unique(names, where, "feature", "use `adata.var_names_make_unique()`.", problems)
-    else:
-        check_unique(names, where, "program", "make the names unique.", problems)
-    return names
+        what, mend = "feature", "use `adata.var_names_make_unique()`."
+    return names if names_fit(names, where, found, what, mend, problems) else None
 
 
 def _copy_library_size(
