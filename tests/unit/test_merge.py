@@ -1,0 +1,104 @@
+"""Joining batches, the FDR over the targets alone, the summary, and the annotated copy."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import false_discovery_control
+
+from condrand.calibration import calibration_table
+from condrand.io.tables import write_parquet
+from condrand.merge import annotate, merge_tables, summarize
+from condrand.tables import effects_table
+
+FEATURES = ["P10", "P2"]
+
+
+def rows(kind, names, p, note=""):
+    """Rows of a merged batch: each name on both features."""
+    p = np.asarray(p, dtype=float)
+    n = 2 * len(names)
+    source = np.where(np.isnan(p), "", "empirical").astype(object)
+    contract = {
+        "screen": "S",
+        "analysis": "A",
+        "target": np.repeat(names, 2),
+        "feature": np.tile(FEATURES, len(names)),
+        "n_target": 10,
+        "n_control": 90,
+        "effect": np.linspace(-1, 1, n),
+        "effect_scale": "CLR (natural log)",
+        "statistic": 0.0,
+        "p_value": p,
+        "neg_log10_p": -np.log10(p),
+        "p_source": source,
+    }
+    notes = np.where(np.isnan(p), "no treated cell", note).astype(object)
+    table = effects_table(contract, {"p_empirical": p}, notes)
+    table.insert(0, "kind", kind)
+    return table
+
+
+@pytest.fixture
+def batches():
+    first = pd.concat(
+        [
+            rows("target", ["B", "EMPTY"], [0.001, 0.5, np.nan, np.nan]),
+            rows("ntc_guide", ["g1"], [1e-9, 0.3]),
+        ]
+    )
+    return [first, rows("target", ["A"], [0.02, 0.03])]
+
+
+def test_rows_are_in_order_of_target_and_feature_whatever_the_batches(batches):
+    tables = merge_tables(batches, FEATURES)
+    again = merge_tables(batches[::-1], FEATURES)
+    order = [(t, f) for t in ("A", "B", "EMPTY") for f in FEATURES]
+    assert list(zip(*(tables["effects"][c] for c in ("target", "feature")), strict=True)) == order
+    pd.testing.assert_frame_equal(tables["effects"], again["effects"], check_exact=True)
+
+
+def test_the_fdr_is_over_the_tests_of_targets_alone(batches):
+    tables = merge_tables(batches, FEATURES)
+    made = tables["effects"].dropna(subset="p_value")
+    np.testing.assert_allclose(made["fdr"], false_discovery_control(made["p_value"]), rtol=1e-15)
+    assert tables["effects"].loc[tables["effects"]["target"] == "EMPTY", "fdr"].isna().all()
+    assert tables["controls"]["fdr"].isna().all()
+    assert tables["controls"]["target"].unique().tolist() == ["g1"]
+
+
+def test_an_empty_batch_changes_nothing(batches):
+    empty = batches[0].iloc[:0]
+    expected = merge_tables(batches, FEATURES)["effects"]
+    got = merge_tables([empty, *batches], FEATURES)["effects"]
+    pd.testing.assert_frame_equal(got, expected, check_exact=True)
+
+
+def test_the_summary_counts_tests_discoveries_skipped_targets_and_controls(batches):
+    tables = merge_tables(batches, FEATURES)
+    calibration = calibration_table(tables["effects"], tables["controls"])
+    text = summarize(tables["effects"], calibration, 0.05, {"effects": "results/e.tsv.gz"})
+    assert "tests        4 (3 targets x 2 features; 2 rows untested)" in text
+    assert "discoveries  3 at FDR 0.05, in 2 targets" in text
+    assert "skipped      EMPTY: no treated cell" in text
+    assert "2 NTC tests: 50.0 % with p < 0.05" in text
+    assert "results/e.tsv.gz" in text
+
+
+def test_the_annotated_copy_holds_the_tables_and_is_otherwise_the_input(
+    batches, tmp_path, write_screen
+):
+    source = write_screen()
+    tables = merge_tables(batches, FEATURES)
+    for name, table in tables.items():
+        write_parquet(table, tmp_path / f"{name}.parquet")
+    paths = [tmp_path / f"{name}.parquet" for name in ("effects", "controls")]
+    before = source.read_bytes()
+    annotate(source, *paths, "A", tmp_path / "annotated.h5ad")
+    assert source.read_bytes() == before
+    given, made = ad.read_h5ad(source), ad.read_h5ad(tmp_path / "annotated.h5ad")
+    assert (given.X != made.X).nnz == 0
+    assert set(made.uns) - set(given.uns) == {"condrand_A_effects", "condrand_A_controls"}
+    effects = made.uns["condrand_A_effects"]
+    np.testing.assert_array_equal(effects["p_value"], tables["effects"]["p_value"])
+    assert effects["target"].astype(str).tolist() == tables["effects"]["target"].tolist()
