@@ -10,7 +10,7 @@ from condrand.calibration import calibration_table
 from condrand.errors import listed
 from condrand.fdr import benjamini_hochberg
 from condrand.io.h5ad import write_copy_with_tables
-from condrand.io.outcome import read_features
+from condrand.io.outcome import read_header
 from condrand.io.tables import read_parquet, read_tsv, write_parquet, write_text, write_tsv
 from condrand.tables import sort_effects
 from condrand.units import NTC_GUIDE, TARGET
@@ -59,7 +59,8 @@ def merge_analysis(
 ) -> None:
     """Step of rule merge_effects: see :func:`merge_tables`. The last five are files to write."""
     began = time.monotonic()
-    tables = merge_tables([read_parquet(path) for path in batches], read_features(outcome))
+    features = read_header(outcome).features
+    tables = merge_tables([read_parquet(path) for path in batches], features)
     for name, parquet, tsv in (
         ("effects", effects, effects_tsv),
         ("controls", controls, controls_tsv),

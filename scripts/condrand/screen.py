@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from condrand.errors import Problems, quoted
 from condrand.inputs.covariates import read_covariates
 from condrand.inputs.elements import texts
-from condrand.inputs.guides import Guides, read_guides, wanted_units
+from condrand.inputs.guides import read_guides, wanted_units
 from condrand.inputs.outcome import copy_outcome
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import (
@@ -101,7 +101,8 @@ def load_screen(
             for outcome in outcomes:
                 copy_outcome(file, outcome, settings, cells, out, problems)
             problems.report()
-            units = [_unit(guides, *which) for which in chosen]
+            column = {guide: i for i, guide in enumerate(guides.names)}
+            units = [_unit(guides.carried, column, *which) for which in chosen]
             write_element(out["obsm"], "covariates", covariates)
             if threshold is not None:
                 write_element(out["uns"], "numeric_as_category_threshold", threshold)
@@ -160,9 +161,10 @@ def _cell_names(file: h5py.File, problems: Problems) -> pd.Index:
     return cells
 
 
-def _unit(guides: Guides, name: str, kind: str, members: list[str]) -> Unit:
-    column = {guide: i for i, guide in enumerate(guides.names)}
-    columns = guides.carried[:, [column[guide] for guide in members]]
+def _unit(
+    carried: sp.csc_matrix, column: Mapping[str, int], name: str, kind: str, members: list[str]
+) -> Unit:
+    columns = carried[:, [column[guide] for guide in members]]
     return Unit(name, kind, members, np.unique(columns.indices).astype(np.int64))
 
 

@@ -173,5 +173,9 @@ def shard_runtime(wildcards, input, threads, attempt):
 
 
 def tables_mem_mb(wildcards, input, attempt):
-    """Merging and plotting: libraries, and the tables a few times over."""
-    return attempt * (1000 + 10 * sum(plan.read_mb(path) for path in input))
+    """Merging and plotting: libraries, and the tables a few times over.
+
+    Of an outcome only the header is read.
+    """
+    tables = [path for path in input if Path(path).name != "outcome.h5ad"]
+    return attempt * (1000 + 10 * sum(plan.read_mb(path) for path in tables))

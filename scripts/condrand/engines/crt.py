@@ -19,8 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condrand.io.outcome import Outcome, read_outcome, read_treated
-from condrand.io.shards import ShardError, check_shards, read_arrays, write_arrays
+from condrand.io.outcome import (
+    Outcome,
+    OutcomeHeader,
+    read_header,
+    read_outcome,
+    read_treated,
+)
+from condrand.io.shards import (
+    ShardError,
+    check_shards,
+    differences,
+    read_arrays,
+    write_arrays,
+)
 from condrand.nulls.summary import NullSummary
 from condrand.plan import n_blocks, resamples_of_block
 from condrand.propensity import PropensityModel, area_under_curve, fit_propensities, in_lanes
@@ -332,18 +344,18 @@ def merge_batch(
     """
     from condrand.io.tables import write_parquet
 
-    shared = read_outcome(outcome)
+    shared = read_header(outcome)
     batch, batch_key = read_batch(propensity)
     _check_same_outcome(propensity, batch_key, shared)
     total = [NullSummary.empty(len(shared.features)) for _ in batch.names]
+    expected = _shard_key(batch_key, seed, settings["sampler"])
     keys = []
     for path in shards:
         key, arrays = read_arrays(path)
         keys.append(key)
-        if key.get("names") == batch.names and key.get("outcome") == shared.digest:
+        if not differences(key, expected):
             for g, part in enumerate(NullSummary.unstacked(arrays)):
                 total[g] += part
-    expected = _shard_key(batch_key, seed, settings["sampler"])
     check_shards(shards, keys, expected, n_blocks(settings["resamples"]))
     for name, note, summary in zip(batch.names, batch.notes, total, strict=True):
         # The key holds no B, so that raising it keeps finished shards; the counts tell.
@@ -357,7 +369,7 @@ def merge_batch(
 
 
 def batch_table(
-    outcome: Outcome,
+    outcome: Outcome | OutcomeHeader,
     batch: Batch,
     summaries: list[NullSummary],
     labels: tuple[str, str],
@@ -367,7 +379,7 @@ def batch_table(
 
     Parameters
     ----------
-    outcome : Outcome
+    outcome : Outcome or OutcomeHeader
     batch : Batch
     summaries : list of NullSummary
         Of all resamples, one per unit.
@@ -467,6 +479,8 @@ def _shard_key(batch_key: Mapping[str, Any], seed: int, sampler: str) -> dict[st
     }
 
 
-def _check_same_outcome(path: str | Path, key: Mapping[str, Any], outcome: Outcome) -> None:
+def _check_same_outcome(
+    path: str | Path, key: Mapping[str, Any], outcome: Outcome | OutcomeHeader
+) -> None:
     if key["outcome"] != outcome.digest:
         raise ValueError(f"{path} was made from another outcome; remove it and run again")

@@ -43,38 +43,47 @@ class Outcome:
         return self.design.shape[0]
 
 
+@dataclass(frozen=True)
+class OutcomeHeader:
+    """What can be said of an :class:`Outcome` without its numbers; the names mean the same."""
+
+    n_cells: int
+    features: list[str]
+    effect_scale: str
+    digest: str
+    statistic: str
+
+
 def read_outcome(path: str | Path) -> Outcome:
     """Read an outcome written by :func:`condrand.io.stages.write_outcome`."""
     with h5py.File(path, "r") as file:
-        uns = file["uns"]
-        features = _features(file)
-        design = file["obsm/design"][:]
+        header = _header(file)
+        n_features = len(header.features)
         if "scores" in file["obsm"]:
-            scores: Scores = DenseScores(
-                file["obsm/scores"][:], len(features), int(uns["rank"][()])
-            )
+            rank = int(file["uns/rank"][()])
+            scores: Scores = DenseScores(file["obsm/scores"][:], n_features, rank)
         else:
             scores = SparseScores(
                 file["X/data"][:],
                 file["X/indices"][:].astype(np.int32, copy=False),
                 file["X/indptr"][:].astype(np.int64, copy=False),
                 file["obsm/basis"][:],
-                uns["projection"][:],
+                file["uns/projection"][:],
             )
         return Outcome(
             scores,
-            design,
-            features,
-            uns["effect_scale"][()].decode(),
-            uns["digest"][()].decode(),
-            uns["statistic"][()].decode(),
+            file["obsm/design"][:],
+            header.features,
+            header.effect_scale,
+            header.digest,
+            header.statistic,
         )
 
 
-def read_features(path: str | Path) -> list[str]:
-    """The features of an outcome, in order, without reading its numbers."""
+def read_header(path: str | Path) -> OutcomeHeader:
+    """Read what an outcome says of itself, for steps that need none of its numbers."""
     with h5py.File(path, "r") as file:
-        return _features(file)
+        return _header(file)
 
 
 def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> list[np.ndarray]:
@@ -102,8 +111,13 @@ def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> li
         ]
 
 
-def _features(file: h5py.File) -> list[str]:
-    return _strings(file["var"][file["var"].attrs["_index"]])
+def _header(file: h5py.File) -> OutcomeHeader:
+    uns = file["uns"]
+    return OutcomeHeader(
+        file["obsm/design"].shape[0],
+        _strings(file["var"][file["var"].attrs["_index"]]),
+        *(uns[name][()].decode() for name in ("effect_scale", "digest", "statistic")),
+    )
 
 
 def _strings(element: Any) -> list[str]:

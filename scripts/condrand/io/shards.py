@@ -80,6 +80,11 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
     return {**key, "checksum": digest.decode()}, arrays
 
 
+def differences(key: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What a key says other than expected, by name; a shard with any is foreign."""
+    return [name for name, value in expected.items() if key.get(name) != value]
+
+
 def check_shards(
     paths: list[str | Path], keys: list[dict[str, Any]], expected: Mapping[str, Any], n_blocks: int
 ) -> None:
@@ -102,7 +107,7 @@ def check_shards(
     faults = []
     covered = np.zeros(n_blocks, np.int64)
     for path, key in zip(paths, keys, strict=True):
-        wrong = [name for name, value in expected.items() if key.get(name) != value]
+        wrong = differences(key, expected)
         if wrong:
             faults.append(f"{path}: made for another {' and '.join(wrong)}. {_redo(path)}")
             continue

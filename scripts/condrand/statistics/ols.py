@@ -58,7 +58,7 @@ def coefficients(scores: Scores, sums: SetSums) -> np.ndarray:
     Returns
     -------
     float64[:, ::1], shape (n_sets, n_features)
-        0 for a set whose indicator the covariates explain (:func:`denominators` near 0).
+        0 for a set whose indicator the covariates explain (:func:`is_singular`).
     """
     out = np.empty((sums.counts.size, scores.n_features))
     if isinstance(scores, DenseScores):
