@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import condrand
 from condrand.io.atomic import replacing
-
-PACKAGE = str(Path(condrand.__file__).parents[1])
 
 
 def names(folder: Path) -> list[str]:
@@ -69,7 +66,9 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_a_killed_writer_leaves_no_result_and_the_next_one_clears_its_litter(tmp_path, name):
+def test_a_killed_writer_leaves_no_result_and_the_next_one_clears_its_litter(
+    tmp_path, kill_midway, name
+):
     path = tmp_path / "result.txt"
     code = (
         "import sys, time\n"
@@ -79,18 +78,7 @@ def test_a_killed_writer_leaves_no_result_and_the_next_one_clears_its_litter(tmp
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)],
-        env={**os.environ, "PYTHONPATH": PACKAGE},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline() == "written\n"
-    finally:
-        process.send_signal(getattr(signal, name))
-        process.wait(timeout=30)
-        process.stdout.close()
+    kill_midway(code, path, "written", getattr(signal, name))
     assert not path.exists() and len(names(tmp_path)) == 1
     with replacing(path) as temporary:
         temporary.write_text("whole")

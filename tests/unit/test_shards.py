@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +167,7 @@ def test_no_flipped_byte_kills_or_hangs_the_reader(tmp_path):
     assert (ended.returncode, last) == (0, "done")
 
 
-def test_a_killed_writer_leaves_no_result_and_its_litter_is_cleared(tmp_path):
+def test_a_killed_writer_leaves_no_result_and_its_litter_is_cleared(tmp_path, kill_midway):
     path = tmp_path / "shard-0001.h5"
     code = (
         "import sys, time\n"
@@ -181,18 +180,7 @@ def test_a_killed_writer_leaves_no_result_and_its_litter_is_cleared(tmp_path):
         "        time.sleep(60)\n"
         "shards.write_arrays(sys.argv[1], {'seed': 1}, Slow(a=np.arange(9)))\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)],
-        env={**os.environ, "PYTHONPATH": PACKAGE},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline() == "midway\n"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
-        process.stdout.close()
+    kill_midway(code, path, "midway")
     refused(path)
     assert len(list(tmp_path.iterdir())) == 1
     write_arrays(path, KEY, arrays())
