@@ -4,11 +4,11 @@ from condrand.entry import start
 
 start(snakemake)
 
-from condrand.engines.crt import prepare_batch
+from condrand.engines.crt_steps import prepare_batch
 
 prepare_batch(
     screen=snakemake.input.screen,
-    targets=snakemake.input.targets,
+    units=[snakemake.input.targets, snakemake.input.groups],
     outcome=snakemake.input.outcome,
     propensity=snakemake.output.propensity,
     batch=snakemake.params.batch,

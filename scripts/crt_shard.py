@@ -4,7 +4,7 @@ from condrand.entry import start
 
 start(snakemake)
 
-from condrand.engines.crt import resample_shard
+from condrand.engines.crt_steps import resample_shard
 
 resample_shard(
     outcome=snakemake.input.outcome,
@@ -14,5 +14,5 @@ resample_shard(
     resamples=snakemake.params.resamples,
     seed=snakemake.params.seed,
     threads=snakemake.threads,
-    sampler=snakemake.params.sampler,
+    settings=snakemake.params.settings,
 )

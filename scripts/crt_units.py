@@ -4,7 +4,7 @@ from condrand.entry import start
 
 start(snakemake)
 
-from condrand.engines.crt import units_table
+from condrand.engines.crt_steps import units_table
 from condrand.io.tables import write_tsv
 
 labels = (snakemake.wildcards.screen, snakemake.wildcards.analysis)

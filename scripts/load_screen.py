@@ -15,4 +15,6 @@ load_screen(
     n_batches=snakemake.params.n_batches,
     screen=snakemake.output.screen,
     targets=snakemake.output.targets,
+    batch_keys=snakemake.params.batch_keys,
+    needs_ntc_cells=snakemake.params.needs_ntc_cells,
 )

@@ -8,10 +8,8 @@ from condrand.merge import merge_analysis
 
 merge_analysis(
     batches=snakemake.input.batches,
+    null_counts=snakemake.input.null_counts,
     outcome=snakemake.input.outcome,
-    effects=snakemake.output.effects,
-    effects_tsv=snakemake.output.effects_tsv,
-    controls=snakemake.output.controls,
-    controls_tsv=snakemake.output.controls_tsv,
-    calibration=snakemake.output.calibration,
+    p_floor=snakemake.params.p_floor,
+    written=dict(snakemake.output.items()),
 )

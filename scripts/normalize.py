@@ -9,6 +9,6 @@ from condrand.normalize import normalize
 normalize(
     screen=snakemake.input.screen,
     outcome=snakemake.output.outcome,
-    settings=snakemake.params.settings,
-    statistic=snakemake.params.statistic,
+    trends=snakemake.output.trends,
+    **snakemake.params.settings,
 )

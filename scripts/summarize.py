@@ -8,7 +8,10 @@ from condrand.merge import write_summary
 
 write_summary(
     effects=snakemake.input.effects,
-    calibration=snakemake.input.calibration,
+    outcome=snakemake.input.outcome,
+    trends=snakemake.input.trends,
+    verdict=snakemake.input.verdict,
     summary=snakemake.output.summary,
     fdr=snakemake.params.fdr,
+    p_floor=snakemake.params.p_floor,
 )

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 import yaml
 
-from condrand.config import complete_config, outcomes_of
+from condrand.config import batch_key_of, complete_config, outcomes_of
 from condrand.screen import load_screen
 
 ROOT = Path(__file__).parents[1]
@@ -124,10 +124,12 @@ def load(tmp_path: Path, complete: Callable[..., dict[str, Any]]) -> Callable[..
             config["screens"]["s"],
             outcomes_of(config, "s"),
             crt["targets"],
-            crt["controls"] == "guides",
+            crt["controls"] != "none",
             config["scatter"]["batches"],
             out / "screen.h5ad",
             out / "targets.tsv",
+            [key for key in [batch_key_of(crt)] if key],
+            crt["control"] == "ntc",
         )
         return out
 

@@ -119,6 +119,30 @@ def outcomes_of(config: dict[str, Any], screen: str) -> list[dict[str, Any]]:
     return [outcomes[key] for key in sorted(outcomes)]
 
 
+def batch_key_of(analysis: dict[str, Any]) -> str | None:
+    """The batch column that an analysis needs, or none."""
+    if analysis["null_method"] == "ntc_empirical":
+        needed = analysis["ntc_empirical"]["batch_mode"] == "meta"
+    else:
+        needed = analysis["sampler"] == "stratified_perm"
+        needed = needed and analysis["stratify"]["stratify_by_batch"]
+    return analysis["batch_key"] if needed else None
+
+
+def normalize_settings(analysis: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of the normalize stage, from an analysis."""
+    by_burden = analysis["sampler"] == "stratified_perm"
+    by_burden = by_burden and analysis["stratify"]["stratify_by_burden"]
+    is_crt = analysis["null_method"] == "crt"
+    return {
+        "settings": analysis["outcome"],
+        "statistic": analysis["statistic"],
+        "control": analysis["control"] if is_crt else "complement",
+        "batch_key": batch_key_of(analysis),
+        "by_burden": is_crt and by_burden,
+    }
+
+
 def _resolve(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in schema:
         return schema
@@ -287,6 +311,15 @@ def _check_screen(where: str, screen: dict[str, Any], problems: Problems) -> Non
     elif "path" not in screen and "simulate" not in screen:
         problems.add(where, "has neither path nor simulate", "give exactly one of the two.")
     _check_covariates(f"{where}.covariates", screen["covariates"], problems)
+    simulated = screen.get("simulate", {})
+    if simulated.get("guides_per_cell") == "one":
+        for key in ("moi_dispersion", "burden_effect"):
+            if simulated[key]:
+                problems.add(
+                    f"{where}.simulate.{key}",
+                    f"is {simulated[key]}, and every cell has one guide",
+                    "set it to 0, or `guides_per_cell: poisson`.",
+                )
     if "path" in screen:
         screen["path"] = expand_path(screen["path"])
         _check_path(f"{where}.path", screen["path"], problems)
@@ -333,6 +366,14 @@ def _check_analysis(
                 f"{screen!r} is no screen",
                 _choices(screen, screens, "screen"),
             )
+    _check_null(where, analysis, problems)
+    low, high = analysis["stratify"]["burden_clip_quantiles"]
+    if low >= high:
+        problems.add(
+            f"{where}.stratify.burden_clip_quantiles",
+            f"is [{low}, {high}]",
+            "give the lower quantile first.",
+        )
     targets = analysis["targets"]
     if targets == "all":
         return
@@ -342,6 +383,30 @@ def _check_analysis(
     if "all" in targets:
         problems.add(
             f"{where}.targets", "holds 'all' in a list", "write `targets: all`, or names alone."
+        )
+
+
+def _check_null(where: str, analysis: dict[str, Any], problems: Problems) -> None:
+    """What the null of NTC pseudo-genes cannot be combined with."""
+    if analysis["null_method"] != "ntc_empirical":
+        return
+    fixed = {
+        "statistic": ("ols", "it compares OLS coefficients"),
+        "tail": ("two_sided", "it is two-sided"),
+        "calibration": ("empirical", "nothing is fitted"),
+    }
+    for key, (only, why) in fixed.items():
+        if analysis[key] != only:
+            problems.add(
+                f"{where}.{key}",
+                f"is {analysis[key]!r}, and null_method is ntc_empirical",
+                f"{why}: use {only!r}, or `null_method: crt`.",
+            )
+    if analysis["control"] == "ntc":
+        problems.add(
+            f"{where}.control",
+            "is 'ntc', and null_method is ntc_empirical",
+            "targets and pseudo-genes are both compared with all other cells: use `complement`.",
         )
 
 

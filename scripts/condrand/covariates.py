@@ -1,10 +1,12 @@
 """Covariates: from a table of what was measured to an orthonormal basis of the design."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from scipy.linalg import qr
+
+if TYPE_CHECKING:  # pandas would delay the start of every shard job
+    import pandas as pd
 
 # A column whose part outside the span of those before it is smaller than this share of its
 # length is a combination of them; float64 elimination leaves about 1e-14.
@@ -31,7 +33,7 @@ class Dependency:
         return f"{self.column} (a combination of {', '.join(self.explained_by)})"
 
 
-def encode(table: pd.DataFrame, numeric_as_category_threshold: int | None) -> pd.DataFrame:
+def encode(table: "pd.DataFrame", numeric_as_category_threshold: int | None) -> "pd.DataFrame":
     """Turn a covariate table into numeric columns.
 
     Parameters
@@ -52,6 +54,8 @@ def encode(table: pd.DataFrame, numeric_as_category_threshold: int | None) -> pd
     ValueError
         If two columns would have the same name.
     """
+    import pandas as pd
+
     numeric: dict[str, np.ndarray] = {}
     indicators: dict[str, np.ndarray] = {}
 
@@ -138,6 +142,8 @@ def orthonormal_basis(standardized: np.ndarray) -> np.ndarray:
     float64[:, ::1], shape (n_cells, n_columns + 1)
         The first column is constant.
     """
+    from scipy.linalg import qr
+
     n_cells = standardized.shape[0]
     design = np.column_stack([np.ones(n_cells), standardized])
     return np.ascontiguousarray(qr(design, mode="economic")[0])

@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from condrand.io.figures import save_figure
-from condrand.io.tables import read_parquet
+from condrand.io.outcome import read_header
+from condrand.io.tables import read_parquet, read_tsv
 from condrand.plots.p_histogram import p_histogram
 from condrand.plots.qq import qq
+from condrand.plots.qq_crossfit import qq_crossfit
+from condrand.plots.qq_diagnostics import qq_by_feature, qq_diagnostics
+from condrand.plots.residuals import residual_trends
 from condrand.plots.volcano import volcano, volcano_by_feature
+
+_CROSSFIT_KINDS = ("target", "holdout")
+_CROSSFIT_PROGRAMS = 5
 
 
 def draw_effects(
@@ -30,5 +39,78 @@ def draw_effects(
         "volcano_by_feature": volcano_by_feature(table, fdr=fdr),
         "p_histogram": p_histogram(table, null),
     }
+    _save(drawn, figures)
+
+
+def draw_diagnostics(
+    effects: str | Path,
+    controls: str | Path,
+    groups: str | Path,
+    null_counts: str | Path,
+    figures: dict[str, str],
+) -> None:
+    """Step of rule plot_diagnostics: quantile-quantile plots of every kind of control.
+
+    Parameters
+    ----------
+    effects, controls, groups, null_counts : str or pathlib.Path
+        Tables of the merge stage.
+    figures : dict of str to str
+        Files to write, named ``{figure}_png`` and ``{figure}_svg``.
+    """
+    tables = [read_parquet(path) for path in (effects, controls, groups)]
+    counts = read_tsv(null_counts)["n_at_p_of_rank"].to_numpy()
+    drawn = {
+        "qq_diagnostics": qq_diagnostics(*tables, counts),
+        "qq_by_feature": qq_by_feature(*tables),
+    }
+    _save(drawn, figures)
+
+
+def draw_residuals(
+    trends: str | Path, outcome: str | Path, png: str | Path, svg: str | Path
+) -> None:
+    """Step of rule plot_residuals.
+
+    Parameters
+    ----------
+    trends, outcome : str or pathlib.Path
+        Of the normalize stage.
+    png, svg : str or pathlib.Path
+        Files to write.
+    """
+    scale = read_header(outcome).outcome_scale
+    save_figure(residual_trends(read_tsv(trends), outcome_scale=scale), png, svg)
+
+
+def draw_crossfit(crossfit: str | Path, png: str | Path, svg: str | Path) -> None:
+    """Step of rule plot_crossfit: by gene, then the programs that vary most.
+
+    Programs are not chosen by their p values: those would be the worst calibrated ones.
+
+    Parameters
+    ----------
+    crossfit : str or pathlib.Path
+        Table of the engine.
+    png, svg : str or pathlib.Path
+        Files to write.
+    """
+    table = read_parquet(crossfit)
+    if table.empty:
+        save_figure(qq_crossfit({}, title="No cross-fit: too few NTC guides"), png, svg)
+        return
+    whole = table[table["batch"] == "meta"]
+    panels = {"gene: largest effect": whole[whole["level"] == "gene"]}
+    by_feature = whole[whole["level"] == "program"]
+    for feature in by_feature["feature"].unique()[:_CROSSFIT_PROGRAMS]:
+        panels[feature] = by_feature[by_feature["feature"] == feature]
+    drawn = {
+        name: tuple(rows.loc[rows["kind"] == kind, "p"].to_numpy() for kind in _CROSSFIT_KINDS)
+        for name, rows in panels.items()
+    }
+    save_figure(qq_crossfit(drawn), png, svg)
+
+
+def _save(drawn: dict[str, Figure], figures: dict[str, str]) -> None:
     for name, figure in drawn.items():
         save_figure(figure, figures[f"{name}_png"], figures[f"{name}_svg"])

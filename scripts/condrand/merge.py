@@ -2,23 +2,35 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from condrand.calibration import calibration_table
+from condrand.calibration import calibration_table, flagged_controls, verdict
 from condrand.errors import listed
 from condrand.fdr import benjamini_hochberg
 from condrand.io.h5ad import write_copy_with_tables
 from condrand.io.outcome import read_header
-from condrand.io.tables import read_parquet, read_tsv, write_parquet, write_text, write_tsv
+from condrand.io.tables import (
+    read_parquet,
+    read_text,
+    read_tsv,
+    write_parquet,
+    write_text,
+    write_tsv,
+)
+from condrand.normalize import CONTROL_WORDS
+from condrand.residuals import trend_warnings
 from condrand.tables import sort_effects
-from condrand.units import NTC_GUIDE, TARGET
+from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET
 
 log = logging.getLogger(__name__)
 
 # Rows of the readable copy: more than a spreadsheet opens; the Parquet table holds them all.
 TSV_ROWS = 1_000_000
+# Below so many treated cells the null of the OLS coefficient is a visible mixture of scales.
+FEW_TREATED = 50
 
 
 def merge_tables(batches: list[pd.DataFrame], features: list[str]) -> dict[str, pd.DataFrame]:
@@ -34,13 +46,18 @@ def merge_tables(batches: list[pd.DataFrame], features: list[str]) -> dict[str, 
     Returns
     -------
     dict of pandas.DataFrame
-        ``effects`` (the targets; FDR by Benjamini-Hochberg over all of their tests) and
-        ``controls`` (the NTC guides; no FDR, they are no discoveries).
+        ``effects`` (the targets; FDR by Benjamini-Hochberg over all of their tests),
+        ``controls`` (the NTC guides) and ``ntc_groups``; the last two without FDR: they are no
+        discoveries.
     """
     filled = [batch for batch in batches if len(batch)] or batches[:1]
     rows = pd.concat(filled, ignore_index=True)
     tables = {}
-    for name, kind in (("effects", TARGET), ("controls", NTC_GUIDE)):
+    for name, kind in (
+        ("effects", TARGET),
+        ("controls", NTC_GUIDE),
+        ("ntc_groups", NTC_GROUP),
+    ):
         table = rows[rows["kind"] == kind].drop(columns="kind")
         tables[name] = sort_effects(table, features)
     effects = tables["effects"]
@@ -50,42 +67,71 @@ def merge_tables(batches: list[pd.DataFrame], features: list[str]) -> dict[str, 
 
 def merge_analysis(
     batches: list[str | Path],
+    null_counts: list[str | Path],
     outcome: str | Path,
-    effects: str | Path,
-    effects_tsv: str | Path,
-    controls: str | Path,
-    controls_tsv: str | Path,
-    calibration: str | Path,
+    p_floor: float | None,
+    written: Mapping[str, str | Path],
 ) -> None:
-    """Step of rule merge_effects: see :func:`merge_tables`. The last five are files to write."""
+    """Step of rule merge_effects: see :func:`merge_tables`.
+
+    Parameters
+    ----------
+    batches : list of str or pathlib.Path
+    null_counts : list of str or pathlib.Path
+        Of each batch, the counts of leave-one-out p values of NTC groups; may be empty.
+    outcome : str or pathlib.Path
+    p_floor : float or None
+        Smallest p value that can be attained, where all are empirical.
+    written : mapping
+        Files to write: ``effects``, ``controls``, ``ntc_groups`` (Parquet), ``effects_tsv``,
+        ``controls_tsv``, ``crt_null``, ``calibration``, ``flagged_controls``, ``verdict``.
+    """
     began = time.monotonic()
     features = read_header(outcome).features
     tables = merge_tables([read_parquet(path) for path in batches], features)
-    for name, parquet, tsv in (
-        ("effects", effects, effects_tsv),
-        ("controls", controls, controls_tsv),
-    ):
-        write_parquet(tables[name], parquet)
+    for name, table in tables.items():
+        write_parquet(table, written[name])
+    for name in ("effects", "controls"):
         by_p = tables[name].sort_values("neg_log10_p", ascending=False, kind="stable")
-        write_tsv(by_p.head(TSV_ROWS), tsv)
-    write_tsv(calibration_table(tables["effects"], tables["controls"]), calibration)
+        write_tsv(by_p.head(TSV_ROWS), written[f"{name}_tsv"])
+    counts = [read_tsv(path)["n_at_p_of_rank"].to_numpy() for path in null_counts]
+    write_tsv(pd.DataFrame({"n_at_p_of_rank": sum(counts) if counts else []}), written["crt_null"])
+    found = calibration_table(*tables.values(), p_floor=p_floor)
+    write_tsv(found, written["calibration"])
+    suspects = flagged_controls(tables["controls"])
+    write_tsv(suspects, written["flagged_controls"])
+    if not (tables["controls"]["p_source"] == "empirical").all():
+        p_floor = None
+    sentence = verdict(found, suspects, p_floor=p_floor)
+    write_text(sentence + "\n", written["verdict"])
     log.info(
-        "%d batches, %d tests of targets, %d of controls, %.1f s",
+        "%d batches, %d tests of targets, %d of controls, %d of NTC groups, %.1f s",
         len(batches),
-        tables["effects"]["p_value"].notna().sum(),
-        tables["controls"]["p_value"].notna().sum(),
+        *(table["p_value"].notna().sum() for table in tables.values()),
         time.monotonic() - began,
     )
+    log.info(sentence)
 
 
 def summarize(
-    effects: pd.DataFrame, calibration: pd.DataFrame, fdr: float, places: dict[str, str]
+    effects: pd.DataFrame,
+    control: str,
+    verdict: str,
+    warnings: list[str],
+    fdr: float,
+    places: dict[str, str],
 ) -> str:
     """A few plain lines about an analysis.
 
     Parameters
     ----------
-    effects, calibration : pandas.DataFrame
+    effects : pandas.DataFrame
+    control : str
+        What treated cells are compared with, and why.
+    verdict : str
+        Whether the controls are calibrated.
+    warnings : list of str
+        What a reader should know before trusting the numbers.
     fdr : float
         Threshold of a discovery.
     places : dict of str to str
@@ -98,6 +144,7 @@ def summarize(
         f"{screen} / {analysis}",
         f"  tests        {tested.sum():,} ({effects['target'].nunique():,} targets x "
         f"{effects['feature'].nunique():,} features; {(~tested).sum():,} rows untested)",
+        f"  against      {control}",
         f"  discoveries  {found.sum():,} at FDR {fdr:g}, in "
         f"{effects.loc[found, 'target'].nunique():,} targets",
     ]
@@ -108,29 +155,64 @@ def summarize(
     sources = effects.loc[tested, "p_source"].value_counts()
     of = ", ".join(f"{n:,} {name}" for name, n in sources.items())
     lines.append(f"  p values     {of or 'none'}")
-    controls = calibration[
-        (calibration["tests"] == "ntc_guides") & (calibration["p"] == "reported")
-    ]
-    row = controls.iloc[0]
-    if row["n_tests"]:
-        lines.append(
-            f"  controls     {int(row['n_tests']):,} NTC tests: "
-            f"{100 * row['fraction_below_0.05']:.1f} % with p < 0.05 (5 % expected), "
-            f"{100 * row['fraction_below_0.01']:.2f} % with p < 0.01 (1 % expected)"
-        )
-    else:
-        lines.append("  controls     none tested")
+    lines.append(f"  controls     {verdict}")
+    lines += [f"  warning      {warning}" for warning in warnings]
     lines += [f"  {what:<12} {where}" for what, where in places.items()]
     return "\n".join(lines) + "\n"
 
 
+def cautions(
+    effects: pd.DataFrame, statistic: str, fdr: float, p_floor: float | None
+) -> list[str]:
+    """What a reader should know of the p values of such tests.
+
+    Parameters
+    ----------
+    effects : pandas.DataFrame
+    statistic : str
+    fdr : float
+    p_floor : float or None
+        Smallest empirical p value that can be attained.
+    """
+    tested = effects["p_value"].notna()
+    warnings = []
+    if (
+        p_floor is not None
+        and (effects.loc[tested, "p_source"] == "empirical").all()
+        and p_floor * tested.sum() > fdr
+    ):
+        warnings.append(
+            f"no p value is below {p_floor:.2g}, so a test alone among {tested.sum():,} cannot "
+            f"pass FDR {fdr:g}: raise `resamples` to {tested.sum() / fdr:,.0f}, or use "
+            "`calibration: skew_normal`"
+        )
+    smooth = effects[effects["p_source"] == "skew_normal"]
+    few = smooth.loc[smooth["n_target"] < FEW_TREATED, "target"].nunique()
+    if few and statistic == "ols":
+        warnings.append(
+            f"{few} targets have fewer than {FEW_TREATED} treated cells: skew-normal p values of "
+            "the statistic ols are too small in their far tail. Use `statistic: ols_t`"
+        )
+    return warnings
+
+
 def write_summary(
-    effects: str | Path, calibration: str | Path, summary: str | Path, fdr: float
+    effects: str | Path,
+    outcome: str | Path,
+    trends: str | Path,
+    verdict: str | Path,
+    summary: str | Path,
+    fdr: float,
+    p_floor: float | None,
 ) -> None:
     """Step of rule summarize: see :func:`summarize`."""
     folder = Path(summary).parent
     places = {"effects": str(folder / "effects.tsv.gz"), "figures": str(folder / "plots")}
-    write_text(summarize(read_parquet(effects), read_tsv(calibration), fdr, places), summary)
+    header, table = read_header(outcome), read_parquet(effects)
+    control = f"{CONTROL_WORDS[header.control]}: {header.control_reason}"
+    warnings = cautions(table, header.statistic, fdr, p_floor) + trend_warnings(read_tsv(trends))
+    sentence = read_text(verdict).strip()
+    write_text(summarize(table, control, sentence, warnings, fdr, places), summary)
 
 
 def annotate(

@@ -5,7 +5,7 @@ trust what :func:`load_screen` wrote.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.errors import Problems, quoted
-from condrand.inputs.covariates import read_covariates
+from condrand.inputs.covariates import read_batch, read_covariates
 from condrand.inputs.elements import texts
-from condrand.inputs.guides import read_guides, wanted_units
+from condrand.inputs.guides import Guides, read_guides, wanted_units
 from condrand.inputs.outcome import copy_outcome
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import (
@@ -29,7 +29,7 @@ from condrand.io.h5ad import (
 )
 from condrand.io.tables import write_tsv
 from condrand.plan import deal
-from condrand.units import NTC_GUIDE, TARGET
+from condrand.units import NTC_GUIDE, TARGET, join_guides
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,15 @@ class Unit:
     guides : list of str
     cells : int64[::1]
         Cells that carry any of them, sorted.
+    n_own : int16[::1], shape (n_treated,)
+        How many of them each such cell carries.
     """
 
     name: str
     kind: str
     guides: list[str]
     cells: np.ndarray
+    n_own: np.ndarray
 
 
 def load_screen(
@@ -62,6 +65,8 @@ def load_screen(
     n_batches: int,
     screen: str | Path,
     targets: str | Path,
+    batch_keys: Sequence[str] = (),
+    needs_ntc_cells: bool = False,
 ) -> None:
     """Check a user's .h5ad and write what the analyses need of it.
 
@@ -81,6 +86,10 @@ def load_screen(
         Batches the units are dealt to.
     screen, targets : str or pathlib.Path
         Files to write: the screen as .h5ad and the table of its units.
+    batch_keys : sequence of str
+        Columns of the covariates or of obs that analyses take for the batch.
+    needs_ntc_cells : bool
+        Whether an analysis compares with NTC cells, so that a screen without any is an error.
 
     Raises
     ------
@@ -94,6 +103,9 @@ def load_screen(
         guides = read_guides(file, settings, cells, problems)
         chosen = guides and wanted_units(guides, settings, wanted, needs_controls, problems)
         covariates, threshold = read_covariates(file, settings["covariates"], cells, problems)
+        batches = {key: read_batch(file, key, covariates, cells, problems) for key in batch_keys}
+        if needs_ntc_cells and guides and guides.carried is not None:
+            _check_ntc_cells(guides, settings, problems)
         with (
             replacing(screen) as temporary,
             new_anndata(temporary, cells, pd.Index([])) as out,
@@ -106,6 +118,11 @@ def load_screen(
             write_element(out["obsm"], "covariates", covariates)
             if threshold is not None:
                 write_element(out["uns"], "numeric_as_category_threshold", threshold)
+            write_element(out["uns"], "burden", bool(settings["covariates"]["burden"]))
+            for key, (codes, levels) in batches.items():
+                write_element(out["obsm"], f"batch.{key}", codes[:, None])
+                write_element(out["uns"], f"levels.batch.{key}", levels)
+            _write_guides(out, guides, settings["ntc_labels"])
             _write_units(out, units, len(cells))
     table = targets_table(units, len(cells), n_batches)
     skipped = table[table["status"] != "kept"]
@@ -128,7 +145,7 @@ def targets_table(units: list[Unit], n_cells: int, n_batches: int) -> pd.DataFra
         {
             "target": unit.name,
             "kind": unit.kind,
-            "guides": ",".join(unit.guides),
+            "guides": join_guides(unit.guides),
             "n_cells": unit.cells.size,
             "batch": batch[f"{unit.kind}:{unit.name}"],
             "status": _status(unit.cells.size, n_cells),
@@ -165,13 +182,61 @@ def _unit(
     carried: sp.csc_matrix, column: Mapping[str, int], name: str, kind: str, members: list[str]
 ) -> Unit:
     columns = carried[:, [column[guide] for guide in members]]
-    return Unit(name, kind, members, np.unique(columns.indices).astype(np.int64))
+    cells, n_own = np.unique(columns.indices, return_counts=True)
+    return Unit(name, kind, members, cells.astype(np.int64), n_own.astype(np.int16))
+
+
+def _guides_per_cell(guides: Guides, ntc_labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """NTC guides and other guides of each cell."""
+    is_ntc = np.array([guides.target_of[name] in ntc_labels for name in guides.names])
+    carried = guides.carried.tocsr().astype(np.int32)
+    return tuple(np.asarray(carried @ of.astype(np.int32)).ravel() for of in (is_ntc, ~is_ntc))
+
+
+def _check_ntc_cells(guides: Guides, settings: Mapping[str, Any], problems: Problems) -> None:
+    n_ntc, n_guides = _guides_per_cell(guides, settings["ntc_labels"])
+    if not np.any((n_ntc > 0) & (n_guides == 0)):
+        problems.add(
+            settings["guide_assignment"],
+            "no cell carries NTC guides and no others, so `control: ntc` has none to compare with",
+            "use `control: complement`, or correct `ntc_labels` of the screen.",
+        )
+
+
+def _write_guides(out: h5py.File, guides: Guides, ntc_labels: list[str]) -> None:
+    """What control cells, the burden and NTC groups need to know of the guides."""
+    n_ntc, n_guides = _guides_per_cell(guides, ntc_labels)
+    write_element(out["obsm"], "n_guides", n_guides.astype(np.int32)[:, None])
+    write_element(out["obsm"], "is_ntc_cell", ((n_ntc > 0) & (n_guides == 0))[:, None])
+    table = pd.DataFrame(
+        {
+            "name": guides.names,
+            "target": [guides.target_of[name] for name in guides.names],
+            "is_ntc": [guides.target_of[name] in ntc_labels for name in guides.names],
+            "n_cells": np.diff(guides.carried.indptr),
+        }
+    )
+    table.index = table.index.astype(str)
+    write_element(out["uns"], "guides", table)
+    count = n_ntc + n_guides
+    moi = {
+        "mean": float(count.mean()),
+        "none": float(np.mean(count == 0)),
+        "one": float(np.mean(count == 1)),
+        "several": float(np.mean(count > 1)),
+    }
+    write_element(out["uns"], "moi", moi)
+    log.info(
+        "%.2f guides per cell: %.1f %% of the cells carry none, %.1f %% one, %.1f %% several",
+        moi["mean"],
+        *(100 * moi[share] for share in ("none", "one", "several")),
+    )
 
 
 def _write_units(out: h5py.File, units: list[Unit], n_cells: int) -> None:
     indptr = np.concatenate([[0], np.cumsum([unit.cells.size for unit in units])]).astype(np.int64)
     indices = np.concatenate([np.zeros(0, np.int64), *(unit.cells for unit in units)])
-    data = np.ones(indices.size, bool)
+    data = np.concatenate([np.zeros(0, np.int16), *(unit.n_own for unit in units)])
     treated = sp.csc_matrix((data, indices, indptr), shape=(n_cells, len(units)))
     write_element(out["obsm"], "treated", treated)
     table = pd.DataFrame({"name": [u.name for u in units], "kind": [u.kind for u in units]})

@@ -10,7 +10,8 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
-# Dense and sparse scores, every kernel of the engine, a digest of every array that comes out.
+# Dense and sparse scores, both samplers, all statistics, with and without the burden: every kernel
+# of the engine, and a digest of every array that comes out.
 DIGEST = """
 import hashlib, sys
 import numpy as np
@@ -19,7 +20,7 @@ from condrand.covariates import orthonormal_basis, standardize
 from condrand.engines import crt
 from condrand.io.outcome import Outcome
 from condrand.nulls.summary import NullSummary
-from condrand.statistics import ols
+from condrand.statistics import STATISTICS
 
 random = np.random.Generator(np.random.Philox(3))
 n = 1000
@@ -27,15 +28,34 @@ design = standardize(random.normal(size=(n, 5)))
 basis = orthonormal_basis(design)
 values = random.normal(size=(n, 11))
 digest = hashlib.sha256()
+n_guides = random.integers(1, 5, n).astype(float)
+batches = random.integers(0, 3, n)
+ways = [
+    ("ols", "bernoulli_index", False),
+    ("ols_t", "stratified_perm", True),
+    ("rank", "stratified_perm", False),
+    ("welch", "bernoulli_index", True),
+]
 for outcome in (values, sp.csr_matrix(np.where(values > 0.7, values, 0.0))):
-    shared = Outcome(ols.score(outcome, basis), design, list("abcdefghijk"), "", "")
-    cells = [np.sort(random.choice(n, size, replace=False)) for size in (9, 80, 500)]
-    batch = crt.prepare(shared, ["target"] * 3, ["A", "B", "C"], cells)
-    summaries = crt.resample(shared, batch, range(2), resamples=1500, seed=0)
-    arrays = [batch.model.coefficients, batch.observed, batch.centre, batch.scale]
-    arrays += NullSummary.stacked(summaries, 11).values()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for statistic, sampler, burden in ways:
+        scores = STATISTICS[statistic].score(outcome, basis)
+        shared = Outcome(
+            scores, design, list("abcdefghijk"), "", "", statistic,
+            batch=batches, n_guides=n_guides, burden=burden,
+        )
+        cells = [np.sort(random.choice(n, size, replace=False)) for size in (9, 80, 500)]
+        own = [np.ones(some.size) for some in cells]
+        batch = crt.prepare(
+            shared, ["target", "target", "ntc_group"], ["A", "B", "C"], cells, n_own=own,
+            sampler=sampler,
+        )
+        assert batch.notes == [""] * 3, batch.notes
+        counts = np.zeros(1024, np.int64)
+        summaries = crt.resample(shared, batch, range(2), 1500, 0, 1, sampler, null_counts=counts)
+        arrays = [batch.model.coefficients, batch.effect, batch.observed]
+        arrays += [batch.centre, batch.scale, *NullSummary.stacked(summaries, 11).values(), counts]
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
 print(digest.hexdigest())
 """
 

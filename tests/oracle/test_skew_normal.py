@@ -342,5 +342,6 @@ def test_a_p_value_below_the_smallest_float_keeps_its_logarithm():
 
 
 def test_an_unknown_tail_is_refused():
-    with pytest.raises(ValueError, match="tail 'both' is none of two_sided, left, right"):
+    words = "tail 'both' is none of right, left, two_sided, two_sided_centred"
+    with pytest.raises(ValueError, match=words):
         calibrated(quantiles(stats.norm())[:, None], [1.0], "empirical", "both")

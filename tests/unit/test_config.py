@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from condrand.config import analyses_of, check_files, complete_config, outcomes_of
+from condrand.config import (
+    analyses_of,
+    batch_key_of,
+    check_files,
+    complete_config,
+    normalize_settings,
+    outcomes_of,
+)
 from condrand.errors import InputError
+from condrand.samplers.strata import STRATIFY
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "config/mine.yaml"
@@ -289,7 +297,7 @@ def test_column_may_be_given_as_it_is_and_transformed(schema):
         ("outcome: {transform: crl}", ["outcome.transform: is 'crl'", "did you mean 'clr'?"]),
         ("calibration: skewnormal", ["crt.calibration: is 'skewnormal'", "'skew_normal'?"]),
         ("tail: Two_Sided", ["crt.tail: is 'Two_Sided'", "did you mean 'two_sided'?"]),
-        ("controls: ", ["crt.controls: is empty", "choices there are: guides, none"]),
+        ("controls: ", ["crt.controls: is empty", "choices there are: groups, guides, none"]),
         ("resamples: 5", ["crt.resamples: 5 is less than the minimum of 19", "B, the resamples"]),
         ("resamples: 1e4", ["crt.resamples: is '1e4', which is text", "write 10000."]),
         ("propensity: {clip: 0.5}", ["propensity.clip: 0.5 is greater", "maximum of 0.5"]),
@@ -348,6 +356,139 @@ analyses: {one: {engine: crt, screens: [c]}, two: {engine: crt, targets: [A, A]}
 """)
     says(message, "screens.a:", "screens.b.covariates:", "analyses.one.screens:", "4 problems")
     says(message, "analyses.two.targets:")
+
+
+# What stages need of an analysis
+
+
+EMPIRICAL = "null_method: ntc_empirical"
+BY_STRATA = "sampler: stratified_perm"
+
+
+@pytest.mark.parametrize(
+    ("keys", "needed"),
+    [
+        ("", False),
+        (BY_STRATA, True),
+        (f"{BY_STRATA}, stratify: {{stratify_by_batch: false}}", False),
+        ("stratify: {stratify_by_batch: true}", False),
+        (EMPIRICAL, True),
+        (f"{EMPIRICAL}, ntc_empirical: {{batch_mode: pooled}}", False),
+        # The sampler has no part in that null.
+        (f"{EMPIRICAL}, ntc_empirical: {{batch_mode: pooled}}, {BY_STRATA}", False),
+    ],
+)
+def test_a_batch_column_is_needed_by_strata_and_by_batchwise_nulls_alone(schema, keys, needed):
+    for batch_key in ("batch", "lane"):
+        config = yaml.safe_load(with_analysis(f"batch_key: {batch_key}, {keys}"))
+        analysis = complete_config(config, schema, SOURCE)["analyses"]["crt"]
+        found = batch_key if needed else None
+        assert batch_key_of(analysis) == found
+        assert normalize_settings(analysis)["batch_key"] == found
+
+
+@pytest.mark.parametrize(
+    ("keys", "control", "by_burden"),
+    [
+        ("", "auto", False),
+        ("control: ntc", "ntc", False),
+        (BY_STRATA, "auto", True),
+        (f"{BY_STRATA}, stratify: {{stratify_by_burden: false}}", "auto", False),
+        ("stratify: {stratify_by_burden: true}", "auto", False),
+        (EMPIRICAL, "complement", False),
+        (f"{EMPIRICAL}, {BY_STRATA}", "complement", False),
+    ],
+)
+def test_normalize_gets_control_and_burden_as_the_null_needs_them(
+    schema, keys, control, by_burden
+):
+    config = yaml.safe_load(with_analysis(keys) if keys else GOOD)
+    analysis = complete_config(config, schema, SOURCE)["analyses"]["crt"]
+    settings = normalize_settings(analysis)
+    assert settings["control"] == control
+    assert settings["by_burden"] is by_burden
+    assert settings["settings"] == analysis["outcome"]
+    assert settings["statistic"] == "ols"
+
+
+def test_sections_of_the_null_and_the_strata_have_their_defaults(schema):
+    analysis = complete_config(yaml.safe_load(GOOD), schema, SOURCE)["analyses"]["crt"]
+    assert (analysis["statistic"], analysis["tail"]) == ("ols", "two_sided")
+    assert (analysis["sampler"], analysis["null_method"]) == ("bernoulli_index", "crt")
+    assert (analysis["control"], analysis["controls"]) == ("auto", "groups")
+    assert analysis["stratify"] == {**STRATIFY, "burden_clip_quantiles": [0.0, 1.0]}
+    assert analysis["ntc_groups"]["group_size"] is analysis["ntc_groups"]["n_bins"] is None
+    assert analysis["ntc_empirical"]["guides_per_unit"] is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("statistic: ols_t", ["crt.statistic: is 'ols_t', and null_method", "use 'ols'"]),
+        ("statistic: rank", ["crt.statistic: is 'rank'", "it compares OLS coefficients"]),
+        ("tail: right", ["crt.tail: is 'right'", "it is two-sided", "`null_method: crt`"]),
+        ("tail: two_sided_centred", ["crt.tail: is 'two_sided_centred'", "use 'two_sided'"]),
+        ("calibration: skew_normal", ["crt.calibration: is 'skew_normal'", "nothing is fitted"]),
+        ("control: ntc", ["crt.control: is 'ntc'", "all other cells", "`complement`"]),
+    ],
+)
+def test_what_the_null_of_ntc_guides_cannot_do_is_named(refusal, schema, keys, words):
+    says(refusal(with_analysis(f"{EMPIRICAL}, {keys}")), "ntc_empirical", *words, "1 problem\n")
+    # By itself it is fine.
+    complete_config(yaml.safe_load(with_analysis(keys)), schema, SOURCE)
+
+
+def test_all_that_the_null_of_ntc_guides_cannot_do_is_listed_together(refusal):
+    keys = "statistic: welch, tail: left, calibration: skew_normal, control: ntc"
+    says(refusal(with_analysis(f"{EMPIRICAL}, {keys}")), "4 problems")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("statistic: wilcoxon", ["crt.statistic: is 'wilcoxon'", "ols, ols_t, rank, welch"]),
+        ("sampler: stratified", ["crt.sampler: is 'stratified'", "mean 'stratified_perm'?"]),
+        ("control: complment", ["crt.control: is 'complment'", "did you mean 'complement'?"]),
+        ("null_method: ntc", ["crt.null_method: is 'ntc'", "crt, ntc_empirical"]),
+        ("batch_key: ''", ["crt.batch_key: ''", "Column of the covariates"]),
+        ("stratify: {n_bin: 5}", ["stratify.n_bin: is no key", "did you mean 'n_bins'?"]),
+        ("stratify: {n_bins: 0}", ["stratify.n_bins: 0 is less than the minimum of 1"]),
+        (
+            "stratify: {burden_clip_quantiles: [0.9, 0.1]}",
+            ["burden_clip_quantiles: is [0.9, 0.1]", "the lower quantile first"],
+        ),
+        ("stratify: {burden_clip_quantiles: [0.5, 0.5]}", ["is [0.5, 0.5]", "lower quantile"]),
+        ("stratify: {burden_clip_quantiles: [0, 2]}", ["burden_clip_quantiles[1]: 2 is greater"]),
+        ("stratify: {burden_clip_quantiles: [0]}", ["burden_clip_quantiles: [0]"]),
+        ("ntc_groups: {group_size: 0}", ["ntc_groups.group_size: 0 is less than the minimum"]),
+        ("ntc_groups: {n_ensemble: many}", ["n_ensemble: is 'many'", "a whole number"]),
+        ("ntc_groups: {max_group: 3}", ["max_group: is no key", "did you mean 'max_groups'?"]),
+        ("ntc_empirical: {n_ntc_units: 10}", ["n_ntc_units: 10 is less than the minimum of 50"]),
+        ("ntc_empirical: {scale: student}", ["scale: is 'student'", "studentized, raw"]),
+        ("ntc_empirical: {qq_crossfit_frac_A: 1}", ["qq_crossfit_frac_A: 1 is greater"]),
+    ],
+)
+def test_bad_statistic_strata_and_null_are_named(refusal, keys, words):
+    says(refusal(with_analysis(keys)), "analyses.crt", *words)
+
+
+@pytest.mark.parametrize("key", ["moi_dispersion", "burden_effect"])
+def test_what_one_guide_per_cell_leaves_no_room_for_is_named(refusal, schema, key):
+    def simulate(guides_per_cell: str) -> str:
+        keys = f"simulate: {{guides_per_cell: {guides_per_cell}, {key}: 0.5}}"
+        return GOOD.replace("path: mine.h5ad", keys)
+
+    message = refusal(simulate("one"))
+    says(message, f"mine.simulate.{key}: is 0.5, and every cell has one guide", "set it to 0")
+    complete_config(yaml.safe_load(simulate("poisson")), schema, SOURCE)
+
+
+def test_burden_is_a_covariate_if_asked(schema):
+    for keys, burden in (("", False), ("burden: true", True)):
+        config = yaml.safe_load(with_screen(f"covariates: {{{keys}}}"))
+        covariates = complete_config(config, schema, SOURCE)["screens"]["mine"]["covariates"]
+        assert covariates["burden"] is burden
+        assert covariates["key"] == "covar"
 
 
 # Files

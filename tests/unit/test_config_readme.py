@@ -89,7 +89,7 @@ def test_every_default_is_the_one_of_the_schema(keys, text):
         elif isinstance(default, int | float):
             same = re.fullmatch(r"[\d.,e+-]+", plain) and float(plain.replace(",", "")) == default
         elif isinstance(default, list):
-            same = plain == ", ".join(default)
+            same = plain == ", ".join(map(str, default))
         else:
             same = plain == default
         if not same:

@@ -17,12 +17,15 @@ import scipy.sparse as sp
 
 import condrand
 from condrand.config import outcomes_of
+from condrand.engines.ntc_groups import write_ntc_groups
 from condrand.errors import InputError
 from condrand.io import h5ad
-from condrand.io.stages import StoredScreen
+from condrand.io.outcome import read_carriers, read_treated
+from condrand.io.stages import StoredScreen, read_guides_table
 from condrand.io.tables import read_tsv
 from condrand.normalize import make_design
 from condrand.screen import load_screen
+from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET, units_of_batch
 
 CLR_X = {"key": "X", "transform": "clr"}
 
@@ -473,6 +476,182 @@ def test_cell_names_that_occur_twice_change_nothing_and_are_warned_of(
         folder = load(path)
     says(caplog.text, "1 cell names occur more than once: 'cell0'")
     assert carriers(folder) == expected_carriers(parts["guide_assignment"].toarray())
+
+
+# What control cells, the burden and NTC groups need
+
+
+def test_guides_of_each_cell_are_counted_but_ntc_guides(write_screen, load, parts):
+    calls = parts["guide_assignment"].toarray()
+    calls[:4] = [[1, 1, 1, 1, 1], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+    screen = stored(load(write_screen(guide_assignment=7 * calls)))
+    n_guides, n_ntc = calls[:, :3].sum(axis=1), calls[:, 3:].sum(axis=1)
+    assert screen.obsm["n_guides"].ravel().tolist() == n_guides.tolist()
+    # A cell without any guide is no NTC cell.
+    is_ntc = (n_ntc > 0) & (n_guides == 0)
+    assert screen.obsm["is_ntc_cell"].ravel().tolist() == is_ntc.tolist()
+    assert is_ntc[:4].tolist() == [False, True, True, False]
+    count = n_guides + n_ntc
+    moi = {name: float(value) for name, value in screen.uns["moi"].items()}
+    assert moi == pytest.approx(
+        {
+            "mean": count.mean(),
+            "none": np.mean(count == 0),
+            "one": np.mean(count == 1),
+            "several": np.mean(count > 1),
+        },
+        rel=1e-12,
+    )
+
+
+def test_more_guides_than_a_byte_counts_are_counted(write_screen, load, parts):
+    n_guides = 300
+    names = [f"g{i}" for i in range(n_guides)]
+    path = write_screen(
+        guide_assignment=np.ones((60, n_guides), np.uint8) * (np.arange(60) < 50)[:, None],
+        guide_names=np.array([*names[:-1], "ntc"], dtype=object),
+        guide2gene={**dict.fromkeys(names[:-1], "A"), "ntc": "NTC"},
+    )
+    folder = load(path)
+    assert set(stored(folder).obsm["n_guides"].ravel()) == {0, 299}
+    (found,) = read_carriers(folder / "screen.h5ad", [(TARGET, "A")])
+    np.testing.assert_array_equal(found[1], 299.0)
+
+
+def test_the_guides_table_tells_label_and_cells_of_each_guide(write_screen, load, parts):
+    folder = load(write_screen())
+    table = read_guides_table(folder / "screen.h5ad")
+    assert list(table) == ["name", "target", "is_ntc", "n_cells"]
+    assert table["name"].tolist() == list(parts["guide_names"])
+    assert table["target"].tolist() == list(parts["guide2gene"].values())
+    assert table["is_ntc"].tolist() == [False, False, False, True, True]
+    carried = parts["guide_assignment"].toarray() > 0
+    assert table["n_cells"].tolist() == carried.sum(axis=0).tolist()
+
+
+def test_own_guides_of_a_treated_cell_are_counted(write_screen, load, parts):
+    calls = with_explicit_zeros(parts["guide_assignment"]) * 3
+    folder = load(write_screen(guide_assignment=calls))
+    own = parts["guide_assignment"].toarray()[:, :2].sum(axis=1)
+    asked = [(NTC_GUIDE, "ntc1"), (TARGET, "A")]
+    (_, ntc_own), (cells, n_own) = read_carriers(folder / "screen.h5ad", asked)
+    assert cells.tolist() == np.flatnonzero(own).tolist()
+    assert n_own.tolist() == own[own > 0].tolist()
+    assert set(n_own) == {1.0, 2.0} and set(ntc_own) == {1.0}
+    np.testing.assert_array_equal(read_treated(folder / "screen.h5ad", asked)[1], cells)
+
+
+def test_analysis_of_ntc_cells_needs_some(write_screen, load, refusal, parts):
+    calls = parts["guide_assignment"].toarray()
+    calls[:, 2] = 1
+    path = write_screen(guide_assignment=calls)
+    message = refusal(path, control="ntc")
+    says(message, "guide_assignment: no cell carries NTC guides and no others", "`control: ntc`")
+    says(message, "use `control: complement`", "`ntc_labels`", "1 problem\n")
+    # One such cell will do, and no other control asks for any.
+    load(path, control="auto")
+    calls[3] = [0, 0, 0, 0, 1]
+    load(write_screen(guide_assignment=calls), control="ntc")
+
+
+def test_burden_covariate_is_noted_for_the_later_stages(write_screen, load):
+    path = write_screen()
+    for burden in (True, False):
+        folder = load(path, {"covariates": {"burden": burden}}, folder=str(burden))
+        settings = {"key": "cnmf_usage", "transform": "none", "library_size": None}
+        screen = StoredScreen.read(folder / "screen.h5ad", settings)
+        assert screen.burden is burden
+        # It differs between targets, so it is no column of the table.
+        assert list(screen.covariates) == ["p_mito", "batch"]
+
+
+# Batches
+
+
+BY_BATCH = {"sampler": "stratified_perm"}
+
+
+def batch_codes(folder, key="batch"):
+    screen = stored(folder)
+    return screen.obsm[f"batch.{key}"].ravel().tolist(), list(screen.uns[f"levels.batch.{key}"])
+
+
+def coded(values):
+    levels = sorted({str(value) for value in values})
+    return [levels.index(str(value)) for value in values], levels
+
+
+def test_batches_are_those_of_the_covariates_before_those_of_obs(write_screen, load, parts):
+    covar = parts["covar"].assign(batch=pd.Categorical(list("xy" * 30), categories=list("zyx")))
+    path = write_screen(covar=covar)
+    assert batch_codes(load(path, **BY_BATCH)) == coded(covar["batch"])
+    columns = {"covariates": {"columns": ["p_mito"]}}
+    folder = load(path, columns, folder="obs", **BY_BATCH)
+    assert batch_codes(folder) == coded(parts["obs"]["batch"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.arange(60) % 4, np.arange(60) % 2 == 0, np.full(60, "only"), (np.arange(60) % 3) / 2],
+    ids=["whole numbers", "truth", "one level", "numbers"],
+)
+def test_batches_of_every_type_are_coded(write_screen, load, parts, values):
+    parts["obs"]["lane"] = values
+    folder = load(write_screen(obs=parts["obs"]), batch_key="lane", **BY_BATCH)
+    assert batch_codes(folder, "lane") == coded(values.tolist())
+
+
+def test_batches_are_stored_only_where_an_analysis_asks(write_screen, load):
+    path = write_screen()
+    for i, analysis in enumerate(({}, {**BY_BATCH, "stratify": {"stratify_by_batch": False}})):
+        assert "batch.batch" not in stored(load(path, folder=str(i), **analysis)).obsm
+        # And a column that is not there is no problem.
+        load(path, folder=str(i), batch_key="no_such_column", **analysis)
+
+
+def test_missing_batch_column_is_named(write_screen, refusal):
+    message = refusal(write_screen(), batch_key="bacth", **BY_BATCH)
+    says(message, "obs/bacth: there is no such column (batch)", "`batch_key`", "mean 'batch'?")
+
+
+def test_cells_without_batch_are_named(write_screen, refusal, parts):
+    parts["obs"].loc[["cell4", "cell9"], "batch"] = None
+    columns = {"covariates": {"columns": ["p_mito"]}}
+    message = refusal(write_screen(obs=parts["obs"]), columns, **BY_BATCH)
+    says(message, "obs/batch: 2 cells have no batch ('cell4', 'cell9')", "fill it in")
+    says(message, "`stratify_by_batch: false`", "1 problem\n")
+
+
+def test_a_batch_per_cell_is_none(write_screen, load, refusal, parts):
+    parts["obs"]["lane"] = np.arange(60) % 31
+    message = refusal(write_screen(obs=parts["obs"]), batch_key="lane", **BY_BATCH)
+    says(message, "obs/lane: has 31 values in 60 cells, which are no batches", "`batch_key`")
+    parts["obs"]["lane"] = np.arange(60) % 30
+    load(write_screen(obs=parts["obs"]), batch_key="lane", **BY_BATCH)
+
+
+# Names
+
+
+def test_guide_names_with_commas_and_quotes_survive_every_table(write_screen, load, parts):
+    names = ["a,1", 'a"2', "b 1", "ntc,1", "ntc,2,"]
+    genes = dict(zip(names, parts["guide2gene"].values(), strict=True))
+    folder = load(write_screen(guide_names=np.array(names, dtype=object), guide2gene=genes))
+    screen, targets = folder / "screen.h5ad", folder / "targets.tsv"
+    settings = {"group_size": 2, "n_bins": 1, "n_ensemble": 1, "max_groups": None, "seed": 0}
+    groups = folder / "ntc_groups.tsv"
+    write_ntc_groups(screen, groups, "groups", settings, 1)
+    tested = units_of_batch([targets, groups], 0, "all", "groups")
+    assert sorted(tested) == [
+        (NTC_GROUP, "e0/ntc_0", ["ntc,1", "ntc,2,"]),
+        (NTC_GUIDE, "ntc,1", ["ntc,1"]),
+        (NTC_GUIDE, "ntc,2,", ["ntc,2,"]),
+        (TARGET, "A", ["a,1", 'a"2']),
+        (TARGET, "B", ["b 1"]),
+    ]
+    expected = expected_carriers(parts["guide_assignment"].toarray())
+    cells = read_treated(screen, [(NTC_GUIDE, "ntc,1"), (NTC_GUIDE, "ntc,2,")])
+    assert [part.tolist() for part in cells] == [expected["ntc1"], expected["ntc2"]]
 
 
 # The file as a whole

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
-from condrand.calibration import calibration_table
 from condrand.io.tables import write_parquet
-from condrand.merge import annotate, merge_tables, summarize
+from condrand.merge import annotate, cautions, merge_tables, summarize
 from condrand.tables import effects_table
 
 FEATURES = ["P10", "P2"]
@@ -74,15 +73,34 @@ def test_an_empty_batch_changes_nothing(batches):
     pd.testing.assert_frame_equal(got, expected, check_exact=True)
 
 
-def test_the_summary_counts_tests_discoveries_skipped_targets_and_controls(batches):
-    tables = merge_tables(batches, FEATURES)
-    calibration = calibration_table(tables["effects"], tables["controls"])
-    text = summarize(tables["effects"], calibration, 0.05, {"effects": "results/e.tsv.gz"})
+def test_the_summary_counts_tests_discoveries_and_skipped_targets(batches):
+    effects = merge_tables(batches, FEATURES)["effects"]
+    places = {"effects": "results/e.tsv.gz"}
+    text = summarize(effects, "all other cells: x", "Controls: y.", ["mind z"], 0.05, places)
     assert "tests        4 (3 targets x 2 features; 2 rows untested)" in text
+    assert "against      all other cells: x" in text
     assert "discoveries  3 at FDR 0.05, in 2 targets" in text
     assert "skipped      EMPTY: no treated cell" in text
-    assert "2 NTC tests: 50.0 % with p < 0.05" in text
+    assert "controls     Controls: y." in text
+    assert "warning      mind z" in text
     assert "results/e.tsv.gz" in text
+
+
+def test_a_floor_that_no_lone_test_can_pass_is_said(batches):
+    effects = merge_tables(batches, FEATURES)["effects"]
+    (said,) = cautions(effects, "ols", 0.05, 1 / 20)
+    assert "no p value is below 0.05" in said and "raise `resamples` to 80" in said
+    # 4 tests at FDR 0.05 need a p of 0.0125.
+    assert cautions(effects, "ols", 0.05, 0.0125) == []
+    assert cautions(effects, "ols", 0.05, None) == []
+
+
+def test_few_treated_cells_are_said_where_the_fitted_tail_of_ols_is_used(batches):
+    effects = merge_tables(batches, FEATURES)["effects"]
+    effects.loc[effects["target"] == "A", "p_source"] = "skew_normal"
+    (said,) = cautions(effects, "ols", 0.05, 1e-9)
+    assert said.startswith("1 targets have fewer than 50 treated cells")
+    assert cautions(effects, "ols_t", 0.05, 1e-9) == []
 
 
 def test_the_annotated_copy_holds_the_tables_and_is_otherwise_the_input(

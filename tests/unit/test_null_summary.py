@@ -87,6 +87,7 @@ def test_exceedances_are_those_of_the_definition_ties_on_both_sides(data):
         np.sum(null >= observed, axis=0),
         np.sum(null <= observed, axis=0),
         np.sum(np.abs(null) >= np.abs(observed), axis=0),
+        np.sum(np.abs(null - centre) >= np.abs(observed - centre), axis=0),
     ]
     np.testing.assert_array_equal(summary.exceed, expected)
     assert summary.exceed[0, 4] + summary.exceed[1, 4] == null.shape[0] + 1
@@ -169,7 +170,7 @@ def test_values_beyond_the_clamp_enter_the_powers_clamped_and_the_extremes_whole
 def test_infinite_values_are_counted_and_spoil_no_integer():
     null = np.array([[np.inf], [-np.inf], [0.0]])
     summary = summary_of([null], np.array([1.0]), np.zeros(1), np.ones(1))
-    assert summary.exceed[:, 0].tolist() == [1, 2, 2]
+    assert summary.exceed[:, 0].tolist() == [1, 2, 2, 2]
     assert summary.histogram[0].sum() == 3
     assert summary.powers[:, 0].tolist() == [0, 2 * int(CLAMP**2 * POWER_SCALE[1]), 0]
 
@@ -191,7 +192,7 @@ def test_stacked_and_unstacked_are_inverse(data):
     arrays = NullSummary.stacked(summaries, N_FEATURES)
     assert {name: array.shape for name, array in arrays.items()} == {
         "n": (4, 1),
-        "exceed": (4, 3, N_FEATURES),
+        "exceed": (4, 4, N_FEATURES),
         "powers": (4, 3, N_FEATURES),
         "extremes": (4, 2, N_FEATURES),
         "histogram": (4, N_FEATURES, N_BINS),
@@ -223,7 +224,7 @@ def test_joined_puts_features_side_by_side(data):
 
 def test_joining_nothing_gives_no_features():
     joined = NullSummary.joined([])
-    assert joined.exceed.shape == (3, 0) and joined.n.tolist() == [0]
+    assert joined.exceed.shape == (4, 0) and joined.n.tolist() == [0]
 
 
 def test_summaries_of_different_numbers_of_resamples_are_not_joined(data):

@@ -4,6 +4,7 @@ Statistical tests use fixed seeds, so they pass or fail for good. Their bound is
 errors: for another seed, one comparison fails with probability 6e-7.
 """
 
+import inspect
 import os
 import subprocess
 import sys
@@ -16,7 +17,10 @@ import pytest
 import scipy.sparse as sp
 
 import condrand
-from condrand.simulate import CELLS_PER_BLOCK, NTC_LABEL, simulate_screen
+from condrand.simulate import CELLS_PER_BLOCK, GUIDES_PER_CELL, NTC_LABEL, simulate_screen
+
+# Everything about a cell that is off by default.
+BURDENED = {"moi_dispersion": 0.5, "burden_effect": 1.0, "n_batches": 5}
 
 
 @pytest.fixture
@@ -37,6 +41,12 @@ def carried_targets(screen: ad.AnnData) -> tuple[list[str], np.ndarray]:
     targets = sorted(set(gene_of_guide) - {NTC_LABEL})
     of_target = sp.csr_array((gene_of_guide[:, None] == targets).astype(np.int64))
     return targets, (sp.csr_array(screen.obsm["guide_assignment"]) @ of_target).toarray() > 0
+
+
+def burdens(screen: ad.AnnData) -> np.ndarray:
+    """Log of one plus the cell's guides that are no controls: float64 (n_cells,)."""
+    gene_of_guide = np.array([screen.uns["guide2gene"][g] for g in screen.uns["guide_names"]])
+    return np.log1p(sp.csr_array(screen.obsm["guide_assignment"]) @ (gene_of_guide != NTC_LABEL))
 
 
 def centred_log_ratios(screen: ad.AnnData) -> np.ndarray:
@@ -150,7 +160,50 @@ def test_a_failed_run_leaves_the_old_file_and_no_partial_one(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+# The configuration
+
+
+def test_the_schema_has_the_arguments_with_their_defaults_and_choices(schema):
+    keys = schema["$defs"]["simulate"]["properties"]
+    parameters = inspect.signature(simulate_screen).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    # Where the file is and how it is written are no settings of a screen.
+    assert {key: value["default"] for key, value in keys.items()} == {
+        name: default for name, default in defaults.items() if name not in {"path", "chunk_cells"}
+    }
+    assert keys["guides_per_cell"]["enum"] == list(GUIDES_PER_CELL)
+
+
 # Reproducibility
+
+
+def test_numbers_are_those_of_the_first_release(screen_of):
+    # Guides exactly; usage up to the last bits of a machine's exp and of its sums.
+    screen = screen_of(n_cells=300, n_programs=3, n_targets=4)
+    guides = screen.obsm["guide_assignment"]
+    assert guides.shape == (300, 14)
+    assert (guides.nnz, guides.indices.sum()) == (1205, 6660)
+    assert guides.indices[:12].tolist() == [3, 5, 11, 4, 5, 8, 12, 13, 5, 9, 10, 11]
+    assert screen.obs["n_umis"].iloc[:3].tolist() == [19862, 8433, 9740]
+    np.testing.assert_allclose(
+        screen.obsm["cnmf_usage"][[0, 299]],
+        [
+            [0.15527268305380376, 0.7321244411996193, 0.11260287574657697],
+            [0.6854699185605136, 2.3792249353789612e-06, 0.31452770221455106],
+        ],
+        rtol=1e-12,
+    )
+
+
+def test_burden_and_dispersion_leave_the_other_draws_alone(screen_of):
+    plain, dispersed = screen_of(n_cells=500), screen_of(n_cells=500, moi_dispersion=0.5)
+    burdened = screen_of(n_cells=500, burden_effect=1.0)
+    for screen in (dispersed, burdened):
+        assert screen.obs.equals(plain.obs)
+        assert screen.uns["truth"].equals(plain.uns["truth"])
+    assert (dispersed.obsm["guide_assignment"] != plain.obsm["guide_assignment"]).nnz > 0
+    assert (burdened.obsm["guide_assignment"] != plain.obsm["guide_assignment"]).nnz == 0
+    assert not np.array_equal(burdened.obsm["cnmf_usage"], plain.obsm["cnmf_usage"])
 
 
 def test_two_processes_write_the_same_bytes(tmp_path):
@@ -196,9 +249,11 @@ def test_the_chunk_size_of_writing_changes_no_value(chunk_cells, tmp_path):
         np.testing.assert_array_equal(default[name], other[name], err_msg=name)
 
 
-def test_more_cells_only_append_cells(screen_of):
-    n_cells = CELLS_PER_BLOCK + 10
-    few, many = screen_of(n_cells=n_cells), screen_of(n_cells=n_cells + 500)
+@pytest.mark.parametrize("settings", [{}, BURDENED, {"guides_per_cell": "one"}])
+@pytest.mark.parametrize("n_cells", [10, CELLS_PER_BLOCK + 10])
+def test_more_cells_only_append_cells(n_cells, settings, screen_of):
+    few = screen_of(n_cells=n_cells, **settings)
+    many = screen_of(n_cells=n_cells + 500, **settings)
     assert few.obs.equals(many.obs.iloc[:n_cells])
     np.testing.assert_array_equal(few.obsm["cnmf_usage"], many.obsm["cnmf_usage"][:n_cells])
     guides = many.obsm["guide_assignment"][:n_cells]
@@ -302,6 +357,69 @@ def test_guides_per_cell_and_their_control_share_follow_the_arguments(screen_of)
     assert np.abs(z).max() < 5
 
 
+@pytest.mark.parametrize("ntc_fraction", [0, 0.3])
+def test_one_guide_per_cell_is_exactly_one(ntc_fraction, screen_of):
+    n_cells = 8000
+    screen = screen_of(
+        n_cells=n_cells, guides_per_cell="one", ntc_fraction=ntc_fraction, moi_mean=40.0
+    )
+    guides = screen.obsm["guide_assignment"]
+    assert (np.diff(guides.indptr) == 1).all()
+    share = (guides.indices >= 40 * 3).mean()
+    error = np.sqrt(ntc_fraction * (1 - ntc_fraction) / n_cells)
+    assert abs(share - ntc_fraction) <= 5 * error
+
+
+def test_one_guide_per_cell_carries_its_effects(screen_of):
+    screen = screen_of(
+        n_cells=12_000,
+        n_targets=8,
+        guides_per_cell="one",
+        causal_fraction=0.5,
+        confounding=0,
+        near_zero_fraction=0,
+    )
+    targets, carried = carried_targets(screen)
+    truth = screen.uns["truth"].pivot(index="target", columns="program", values="effect")
+    effects = truth.reindex(index=targets, columns=screen.uns["program_names"]).fillna(0)
+    ratios = centred_log_ratios(screen)
+    # The other cells carry other targets, so that only the controls are a reference.
+    control = ~carried.any(axis=1)
+    for treated, effect in zip(carried.T, effects.to_numpy(), strict=True):
+        used = treated | control
+        observed, error = mean_differences(ratios[used], treated[used, None])
+        assert error.max() < 0.6 / 10, "the screen is too small to see its effects"
+        assert np.abs((observed - effect) / error).max() < 5
+
+
+@pytest.mark.parametrize("dispersion", [0, 0.5])
+def test_guides_per_cell_are_dispersed_as_asked_and_rise_with_depth(dispersion, screen_of):
+    # So many equally likely guides that hardly any hits a cell twice.
+    n_cells, n_guides, mean = 20_000, 2000, 5.0
+    screen = screen_of(
+        n_cells=n_cells,
+        n_targets=1,
+        guides_per_target=n_guides,
+        ntc_fraction=0,
+        moi_mean=mean,
+        moi_dispersion=dispersion,
+    )
+    counts = np.diff(screen.obsm["guide_assignment"].indptr)
+    twice = (counts.astype(float) ** 2).mean() / (2 * n_guides)
+    assert abs(counts.mean() - mean) < 5 * counts.std() / np.sqrt(n_cells) + twice
+
+    # Poisson around a mean of its own: the variances add up.
+    squares = (counts - counts.mean()) ** 2
+    expected = mean + (dispersion * mean) ** 2
+    assert abs(squares.mean() - expected) < 5 * squares.std() / np.sqrt(n_cells)
+
+    # Of a lognormal with mean 1 and its normal logarithm: the covariance is that with the log.
+    depth = (screen.obsm["covar"]["log_n_umis"].to_numpy() - 10) / 0.35
+    products = (counts - counts.mean()) * depth
+    expected = mean * 0.5 * np.sqrt(np.log1p(dispersion**2))
+    assert abs(products.mean() - expected) < 5 * products.std() / np.sqrt(n_cells)
+
+
 def test_targets_are_unequally_frequent_and_their_guides_equally(screen_of):
     # At this multiplicity a cell almost never draws one guide twice, so that counts are Poisson.
     screen = screen_of(n_cells=20_000, ntc_fraction=0, moi_mean=1.0, confounding=0)
@@ -350,6 +468,95 @@ def test_confounding_makes_a_null_screen_look_like_effects(screen_of):
     assert np.mean((observed / error) ** 2) > 1 + 20 * 0.075
 
 
+def slopes_on(column: np.ndarray, screen: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """Per program: slope of the log ratio per standard deviation of a column, and its error."""
+    column = (column - column.mean()) / column.std()
+    ratios = centred_log_ratios(screen)
+    ratios -= ratios.mean(axis=0)
+    slopes = column @ ratios / len(column)
+    residuals = ratios - np.outer(column, slopes)
+    return slopes, residuals.std(axis=0) / np.sqrt(len(column))
+
+
+@pytest.mark.parametrize("effect", [0, 1, 3])
+def test_usage_depends_on_burden_as_strongly_as_asked_and_on_no_controls(effect, screen_of):
+    n_programs = 400
+    screen = screen_of(
+        n_cells=4000,
+        n_programs=n_programs,
+        ntc_fraction=0.5,
+        causal_fraction=0,
+        burden_effect=effect,
+        confounding=0,
+        near_zero_fraction=0,
+    )
+    slopes, errors = slopes_on(burdens(screen), screen)
+    # Slopes are normal with 0.25 times the effect, as those of a covariate are with 0.25; the
+    # mean square of 399 free ones has a relative standard error of sqrt(2 / 399). Chance adds the
+    # errors, which programs share as far as covariates move them.
+    expected = (0.25 * effect) ** 2
+    mean_square = np.sum(slopes**2) / (n_programs - 1)
+    chance = np.mean(errors**2)
+    assert abs(mean_square - expected) < 5 * (expected * np.sqrt(2 / (n_programs - 1)) + chance)
+
+    # Controls are drawn independently of the other guides.
+    n_guides = np.diff(screen.obsm["guide_assignment"].indptr)
+    n_controls = n_guides - np.rint(np.expm1(burdens(screen)))
+    slopes, errors = slopes_on(n_controls, screen)
+    assert np.abs(slopes / errors).max() < 5
+
+
+def test_burden_makes_a_null_screen_look_like_effects_unless_accounted_for(screen_of):
+    screen = screen_of(
+        n_cells=8000,
+        n_targets=15,
+        causal_fraction=0,
+        confounding=0,
+        moi_dispersion=0.7,
+        burden_effect=2,
+        near_zero_fraction=0,
+    )
+    _, carried = carried_targets(screen)
+    ratios = centred_log_ratios(screen)
+    # 15 targets × 10 programs, nine of them free.
+    error = np.sqrt(2 / (15 * 9))
+    differences, errors = mean_differences(ratios, carried)
+    assert np.mean((differences / errors) ** 2) > 1 + 20 * error
+
+    # Depth moves burden and usage both, so it is accounted for as well.
+    burden, depth = burdens(screen), screen.obsm["covar"]["log_n_umis"]
+    design = np.column_stack([np.ones(len(burden)), burden, depth])
+    outcome, treatment = (
+        values - design @ np.linalg.lstsq(design, values)[0]
+        for values in (ratios, carried.astype(float))
+    )
+    r = (treatment / treatment.std(axis=0)).T @ (outcome / outcome.std(axis=0)) / len(burden)
+    # Nine of ten programs are free, and each ratio is standardized on its own.
+    assert abs(np.mean(len(burden) * r**2) - 1) < 5 * error
+
+
+def test_a_single_batch_is_in_obs_but_is_no_covariate(screen_of):
+    screen = screen_of(n_cells=50, n_batches=1)
+    assert list(screen.obs["batch"].cat.categories) == ["batch_1"]
+    assert (screen.obs["batch"] == "batch_1").all()
+    assert list(screen.obsm["covar"].columns) == ["log_n_umis", "covariate_1", "covariate_2"]
+
+
+@pytest.mark.parametrize("n_batches", [2, 5, 200])
+def test_batches_are_equally_likely_and_each_moves_usage(n_batches, screen_of):
+    n_cells = 10_000
+    screen = screen_of(n_cells=n_cells, n_batches=n_batches, n_targets=2, near_zero_fraction=0)
+    batch = screen.obsm["covar"]["batch"]
+    assert list(batch.cat.categories) == [f"batch_{i}" for i in range(1, n_batches + 1)]
+    counts = np.bincount(batch.cat.codes, minlength=n_batches)
+    chi_square = ((counts - n_cells / n_batches) ** 2 / (n_cells / n_batches)).sum()
+    assert abs(chi_square - (n_batches - 1)) < 5 * np.sqrt(2 * (n_batches - 1))
+    if n_batches < 10:
+        in_batch = batch.to_numpy()[:, None] == batch.cat.categories.to_numpy()
+        differences, errors = mean_differences(centred_log_ratios(screen), in_batch)
+        assert (np.abs(differences / errors).max(axis=1) > 5).all()
+
+
 def test_the_given_share_of_entries_is_near_zero(screen_of):
     share = {}
     for fraction in (0, 0.15):
@@ -375,6 +582,8 @@ def test_the_given_share_of_entries_is_near_zero(screen_of):
         ({"guides_per_target": 0}, "guides_per_target is 0"),
         ({"n_effect_programs": 0}, "n_effect_programs is 0"),
         ({"n_effect_programs": 10}, "fewer than the 10 programs"),
+        ({"n_batches": 0}, "n_batches is 0; expected an integer of at least 1"),
+        ({"n_batches": 2.0}, "n_batches is 2.0"),
         ({"n_covariates": -1}, "n_covariates is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"chunk_cells": 0}, "chunk_cells is 0"),
@@ -385,6 +594,16 @@ def test_the_given_share_of_entries_is_near_zero(screen_of):
         ({"moi_mean": float("nan")}, "moi_mean is nan"),
         ({"moi_mean": "5"}, "moi_mean is '5'"),
         ({"n_cells": 10**9}, "make 5e[+]09 guide entries"),
+        ({"n_cells": 2 * 10**9, "guides_per_cell": "one"}, "1 guides per cell.* make 2e[+]09"),
+        ({"guides_per_cell": "two"}, "guides_per_cell is 'two'; expected one of poisson, one"),
+        ({"guides_per_cell": 1}, "guides_per_cell is 1; expected one of"),
+        ({"guides_per_cell": "one", "moi_dispersion": 0.5}, "moi_dispersion is 0.5; expected 0"),
+        ({"guides_per_cell": "one", "burden_effect": 1}, "burden_effect is 1; expected 0 where"),
+        ({"moi_dispersion": -0.1}, "moi_dispersion is -0.1"),
+        ({"moi_dispersion": float("inf")}, "moi_dispersion is inf"),
+        ({"burden_effect": -1}, "burden_effect is -1"),
+        ({"burden_effect": True}, "burden_effect is True"),
+        ({"burden_effect": 1, "moi_mean": 0}, "burden_effect is 1; expected 0 where cells do not"),
         ({"effect_size": float("inf")}, "effect_size is inf"),
         ({"effect_size": 0}, "effect_size is 0"),
         ({"confounding": -1}, "confounding is -1"),

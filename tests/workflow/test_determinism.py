@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from condrand.config import complete_config
-from condrand.engines.crt import merge_batch, prepare_batch, resample_shard
+from condrand.config import batch_key_of, complete_config, normalize_settings
+from condrand.engines.crt_steps import merge_batch, prepare_batch, resample_shard
+from condrand.engines.ntc_groups import write_ntc_groups
 from condrand.fdr import benjamini_hochberg
 from condrand.io.shards import read_arrays
 from condrand.merge import merge_analysis
@@ -38,7 +39,11 @@ TABLES = {
     "effects_tsv": "effects.tsv.gz",
     "controls": "controls.parquet",
     "controls_tsv": "controls.tsv.gz",
+    "ntc_groups": "ntc_groups.parquet",
+    "crt_null": "crt_null.tsv",
     "calibration": "calibration.tsv",
+    "flagged_controls": "flagged_controls.tsv",
+    "verdict": "verdict.txt",
 }
 
 
@@ -64,25 +69,37 @@ def make_analysis(
     wanted, controls = settings["targets"], settings["controls"]
     folder.mkdir(parents=True)
     screen, targets, outcome = (folder / f for f in ("screen.h5ad", "targets.tsv", "outcome.h5ad"))
-    needs_controls = controls == "guides"
-    outcomes = [settings["outcome"]]
+    groups = folder / "ntc_groups.tsv"
     load_screen(
-        source, screen_settings, outcomes, wanted, needs_controls, batches, screen, targets
+        source,
+        screen_settings,
+        [settings["outcome"]],
+        wanted,
+        controls != "none",
+        batches,
+        screen,
+        targets,
+        [key for key in [batch_key_of(settings)] if key],
     )
-    normalize(screen, outcome, settings["outcome"])
-    merged = []
+    normalize(screen, outcome, **normalize_settings(settings))
+    write_ntc_groups(screen, groups, controls, settings["ntc_groups"], batches)
+    merged, counts = [], []
     for batch in range(batches):
         propensity = folder / f"batch-{batch}" / "propensity.h5"
         prepare_batch(
-            screen, targets, outcome, propensity, batch, wanted, controls, settings["propensity"]
+            screen, [targets, groups], outcome, propensity, batch, wanted, controls, settings
         )
         paths = [folder / f"batch-{batch}" / f"shard-{shard}.h5" for shard in range(shards)]
         for shard, path in enumerate(paths):
             blocks = blocks_of_shard(settings["resamples"], shards, shard)
-            resample_shard(outcome, propensity, path, blocks, settings["resamples"], seed, threads)
+            resample_shard(
+                outcome, propensity, path, blocks, settings["resamples"], seed, threads, settings
+            )
         merged.append(folder / f"batch-{batch}.parquet")
-        merge_batch(outcome, propensity, paths, merged[-1], ("S", "A"), settings, seed)
-    merge_analysis(merged, outcome, **{key: folder / name for key, name in TABLES.items()})
+        counts.append(folder / f"batch-{batch}.crt_null.tsv")
+        merge_batch(outcome, propensity, paths, merged[-1], counts[-1], ("S", "A"), settings, seed)
+    written = {key: folder / name for key, name in TABLES.items()}
+    merge_analysis(merged, counts, outcome, 1 / (settings["resamples"] + 1), written)
     return tables_in(folder)
 
 
@@ -129,6 +146,25 @@ def test_shards_batches_and_threads_change_no_byte_of_any_table(
 ):
     made = make_analysis(screen, tmp_path / "run", shards=shards, batches=batches, threads=threads)
     assert made == tables_in(whole)
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        {"sampler": "stratified_perm", "statistic": "rank", "tail": "left"},
+        {"sampler": "stratified_perm", "statistic": "ols_t", "tail": "two_sided_centred"},
+        {"statistic": "welch", "tail": "right"},
+        {"statistic": "ols", "control": "ntc"},
+    ],
+    ids=lambda analysis: "-".join(analysis.values()),
+)
+def test_splitting_changes_no_byte_whatever_the_sampler_statistic_and_control(
+    analysis, screen, tmp_path
+):
+    analysis = {**analysis, "resamples": 2 * BLOCK + 9}
+    undivided = make_analysis(screen, tmp_path / "whole", **analysis)
+    split = make_analysis(screen, tmp_path / "run", shards=3, batches=2, threads=2, **analysis)
+    assert split == undivided
 
 
 def test_more_shards_than_blocks_and_more_batches_than_targets_change_no_byte(
@@ -245,7 +281,7 @@ def test_processes_that_hash_differently_write_the_same_bytes(screen, tmp_path):
         {path.relative_to(f): path.read_bytes() for path in f.rglob("*") if path.is_file()}
         for f in folders
     ]
-    assert len(contents[0]) == len(TABLES) + 6
+    assert len(contents[0]) == len(TABLES) + 8
     assert contents[0] == contents[1]
 
 

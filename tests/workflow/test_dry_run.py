@@ -33,11 +33,14 @@ def test_planning_does_not_read_the_screen(new_folder, tiny):
         "crt_propensity": 2,
         "crt_shard": 4,
         "crt_merge": 2,
+        "crt_groups": 1,
         "crt_units": 1,
         "merge_effects": 1,
         "summarize": 1,
         "plot_effects": 1,
+        "plot_diagnostics": 1,
         "plot_propensity": 1,
+        "plot_residuals": 1,
     }
 
 
@@ -102,11 +105,14 @@ def test_ten_thousand_shards_are_planned_within_two_gibibytes(new_folder, tiny, 
         "crt_propensity": 200,
         "crt_shard": 200 * 50,
         "crt_merge": 200,
+        "crt_groups": 1,
         "crt_units": 1,
         "merge_effects": 1,
         "summarize": 1,
         "plot_effects": 1,
+        "plot_diagnostics": 1,
         "plot_propensity": 1,
+        "plot_residuals": 1,
     }
     first = {"simulate_screen": 1, "load_screen": 1, "normalize": 1, "warm_kernels": 1}
     for state, more in (("empty folder", first), ("loaded", {})):

@@ -308,7 +308,7 @@ def schema_keys(schema: dict, path: str = "") -> dict[str, str]:
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 # Layers that know tables or arrays only: a column's name there is no key of the configuration.
-NO_READERS = ("plots", "kernels", "nulls", "outcomes", "samplers", "tables", "calibration", "warm")
+NO_READERS = ("plots", "kernels", "nulls", "outcomes", "tables", "calibration", "warm")
 
 
 def keys_read() -> set[str]:

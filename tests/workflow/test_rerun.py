@@ -4,6 +4,7 @@ The finished run has 2 batches x 2 shards. Jobs are named by their (first) outpu
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ SHARDS = {f"{A}/batch-{b:04d}/shard-{s:04d}.h5" for b in range(2) for s in range
 PROPENSITIES = {f"{A}/batch-{b:04d}/propensity.h5" for b in range(2)}
 MERGES = {f"{A}/batch-{b:04d}.parquet" for b in range(2)}
 TABLES = {f"{A}/effects.parquet"}
-SUMMARY, FIGURES = {f"{A}/summary.txt"}, {f"{A}/plots/qq.png"}
+SUMMARY, FIGURES = {f"{A}/summary.txt"}, {f"{A}/plots/qq.png", f"{A}/plots/qq_diagnostics.png"}
+STANDING = {f"{A}/plots/propensity.png", f"{A}/plots/residuals.png"}
 UNITS = {f"{A}/units.tsv", f"{A}/plots/propensity.png"}
 AFTER_MERGE = TABLES | SUMMARY | FIGURES
 AFTER_SHARDS = MERGES | AFTER_MERGE
@@ -34,6 +36,7 @@ def test_forcing_one_shard_plans_it_its_merge_and_what_follows(finished):
         f"{A}/effects.parquet": "merge_effects",
         f"{A}/summary.txt": "summarize",
         f"{A}/plots/qq.png": "plot_effects",
+        f"{A}/plots/qq_diagnostics.png": "plot_diagnostics",
     }
 
 
@@ -88,7 +91,7 @@ def test_another_seed_plans_shards_and_what_follows_but_nothing_before(copy_of_f
 
 def test_another_fdr_plans_summary_and_figures_only(copy_of_finished):
     copy_of_finished.change("fdr", 0.1)
-    assert set(copy_of_finished.planned()) == SUMMARY | FIGURES
+    assert set(copy_of_finished.planned()) == SUMMARY | {f"{A}/plots/qq.png"}
 
 
 @pytest.mark.slow
@@ -133,7 +136,7 @@ def test_another_screen_leaves_the_first_one_alone(copy_of_finished):
             marks=pytest.mark.slow,
         ),
         pytest.param("crt_merge", AFTER_SHARDS | UNITS, marks=pytest.mark.slow),
-        pytest.param("plots", FIGURES | {f"{A}/plots/propensity.png"}, marks=pytest.mark.slow),
+        pytest.param("plots", FIGURES | STANDING, marks=pytest.mark.slow),
     ],
 )
 def test_raising_the_version_of_a_stage_plans_it_and_what_follows(
@@ -142,7 +145,7 @@ def test_raising_the_version_of_a_stage_plans_it_and_what_follows(
     change_line(
         checkout / "scripts/condrand/version.py",
         lambda line: line.strip().startswith(f'"{stage}":'),
-        lambda line: line.replace("1,", "2,"),
+        lambda line: re.sub(r"\d+", lambda number: str(int(number[0]) + 1), line),
     )
     assert set(planned_by(checkout, finished)) == expected
 

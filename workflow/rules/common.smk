@@ -8,7 +8,14 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from condrand import plan
-from condrand.config import analyses_of, check_files, complete_config, outcomes_of
+from condrand.config import (
+    analyses_of,
+    batch_key_of,
+    check_files,
+    complete_config,
+    normalize_settings,
+    outcomes_of,
+)
 from condrand.errors import InputError
 from condrand.version import RESULTS_VERSION, kernel_sources_digest
 
@@ -40,8 +47,36 @@ def analysis_of(wildcards):
 
 SCREEN_FILES = ["screen.h5ad", "targets.tsv"]
 TABLES = ["effects.parquet", "effects.tsv.gz", "controls.parquet", "controls.tsv.gz"]
-TABLES += ["calibration.tsv", "units.tsv", "summary.txt"]
-FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram", "propensity"]
+TABLES += ["ntc_groups.parquet", "crt_null.tsv", "calibration.tsv", "summary.txt"]
+TABLES += ["flagged_controls.tsv", "verdict.txt"]
+TABLES += ["outcome.h5ad", "residual_trends.tsv"]
+FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram", "residuals"]
+OF_NULL = {
+    "crt": {
+        "tables": ["units.tsv", "ntc_groups.tsv"],
+        "figures": ["propensity", "qq_diagnostics", "qq_by_feature"],
+    },
+    "ntc_empirical": {
+        "tables": ["ntc_groups.tsv", "ntc_null.parquet", "ntc_matching.tsv", "crossfit.parquet"],
+        "figures": ["qq_crossfit"],
+    },
+}
+
+
+def results_of(screen, analysis):
+    """Every file below an analysis's folder."""
+    null = config["analyses"][analysis]["null_method"]
+    figures = FIGURES + OF_NULL[null]["figures"]
+    names = TABLES + OF_NULL[null]["tables"]
+    names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("png", "svg")]
+    if null == "crt":
+        names += [f"batch-{batch}.parquet" for batch in BATCHES]
+        names += [f"batch-{batch}.crt_null.tsv" for batch in BATCHES]
+        names += [f"batch-{batch}/propensity.h5" for batch in BATCHES]
+        names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
+    if config["analyses"][analysis]["write_h5ad"]:
+        names.append("annotated.h5ad")
+    return [f"results/{screen}/{analysis}/{name}" for name in names]
 
 
 def results_wanted():
@@ -53,15 +88,7 @@ def results_wanted():
     analysed = dict.fromkeys(screen for screen, _ in analyses_of(config))
     wanted = [f"results/{screen}/{name}" for screen in analysed for name in SCREEN_FILES]
     for screen, analysis in analyses_of(config):
-        names = TABLES + [
-            f"plots/{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")
-        ]
-        names += ["outcome.h5ad", *(f"batch-{batch}.parquet" for batch in BATCHES)]
-        names += [f"batch-{batch}/propensity.h5" for batch in BATCHES]
-        names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
-        if config["analyses"][analysis]["write_h5ad"]:
-            names.append("annotated.h5ad")
-        wanted += [f"results/{screen}/{analysis}/{name}" for name in names]
+        wanted += results_of(screen, analysis)
     return wanted
 
 
@@ -83,7 +110,16 @@ def screen_file(wildcards):
 
 def batches_of_analysis(wildcards):
     folder = f"results/{wildcards.screen}/{wildcards.analysis}"
+    if analysis_of(wildcards)["null_method"] == "ntc_empirical":
+        return [f"{folder}/ntc_null.parquet"]
     return [f"{folder}/batch-{batch}.parquet" for batch in BATCHES]
+
+
+def null_counts_of_analysis(wildcards):
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}"
+    if analysis_of(wildcards)["null_method"] == "ntc_empirical":
+        return []
+    return [f"{folder}/batch-{batch}.crt_null.tsv" for batch in BATCHES]
 
 
 def propensities_of_analysis(wildcards):
@@ -111,21 +147,45 @@ def outcomes_of_screen(wildcards):
 
 def targets_of_screen(wildcards):
     """Targets that any analysis of a screen tests."""
-    wanted = [
-        config["analyses"][analysis]["targets"]
-        for screen, analysis in analyses_of(config)
-        if screen == wildcards.screen
-    ]
+    wanted = [analysis["targets"] for analysis in analyses_of_screen(wildcards)]
     return "all" if "all" in wanted else sorted({name for names in wanted for name in names})
 
 
-def controls_of_screen(wildcards):
-    """Whether any analysis of a screen tests NTC guides."""
-    return any(
-        config["analyses"][analysis]["controls"] == "guides"
+def analyses_of_screen(wildcards):
+    return [
+        config["analyses"][analysis]
         for screen, analysis in analyses_of(config)
         if screen == wildcards.screen
+    ]
+
+
+def needs_controls(wildcards):
+    """Whether any analysis of a screen tests NTC guides, or takes its null from them."""
+    return any(
+        analysis["controls"] != "none" or analysis["null_method"] == "ntc_empirical"
+        for analysis in analyses_of_screen(wildcards)
     )
+
+
+def needs_ntc_cells(wildcards):
+    """Whether any analysis of a screen compares with NTC cells."""
+    return any(analysis["control"] == "ntc" for analysis in analyses_of_screen(wildcards))
+
+
+def batch_keys_of_screen(wildcards):
+    keys = {batch_key_of(analysis) for analysis in analyses_of_screen(wildcards)}
+    return sorted(keys - {None})
+
+
+def p_floor_of(wildcards):
+    """Smallest empirical p value of an analysis, where it is one for all tests."""
+    analysis = analysis_of(wildcards)
+    return 1 / (analysis["resamples"] + 1) if analysis["null_method"] == "crt" else None
+
+
+def draws_of(wildcards):
+    """Who is treated in a resample."""
+    return {key: analysis_of(wildcards)[key] for key in ("sampler", "stratify")}
 
 
 def blocks_of_shard(wildcards):
@@ -142,6 +202,11 @@ def resamples_of_shard(wildcards):
 # Resources: from the sizes of files, in MiB and minutes, growing with each attempt
 
 
+def has_burden(wildcards):
+    """Whether each unit has scores of its own, for the burden covariate."""
+    return config["screens"][wildcards.screen]["covariates"]["burden"]
+
+
 def load_mem_mb(wildcards, input, attempt):
     return attempt * plan.load_mem_mb(plan.read_mb(input.screen))
 
@@ -151,21 +216,23 @@ def normalize_mem_mb(wildcards, input, attempt):
 
 
 def propensity_mem_mb(wildcards, input, attempt):
-    return attempt * plan.propensity_mem_mb(plan.read_mb(input.outcome))
+    outcome_mb = plan.read_mb(input.outcome)
+    return attempt * plan.propensity_mem_mb(outcome_mb, has_burden(wildcards))
 
 
 def propensity_runtime(wildcards, input, attempt):
-    units, _ = plan.batch_load(input.targets, int(wildcards.batch))
+    units, _ = plan.batch_load([input.targets, input.groups], int(wildcards.batch))
     return attempt * plan.propensity_runtime_min(plan.read_mb(input.outcome), units)
 
 
 def shard_mem_mb(wildcards, input, threads, attempt):
-    return attempt * plan.shard_mem_mb(plan.read_mb(input.outcome), threads)
+    outcome_mb = plan.read_mb(input.outcome)
+    return attempt * plan.shard_mem_mb(outcome_mb, threads, has_burden(wildcards))
 
 
 def shard_runtime(wildcards, input, threads, attempt):
     first, end = blocks_of_shard(wildcards)
-    units, treated = plan.batch_load(input.targets, int(wildcards.batch))
+    units, treated = plan.batch_load([input.targets, input.groups], int(wildcards.batch))
     minutes = plan.shard_runtime_min(
         plan.read_mb(input.outcome), units, treated, end - first, threads
     )

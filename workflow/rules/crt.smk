@@ -5,10 +5,12 @@ INPUTS
     results/{screen}/screen.h5ad, targets.tsv
     results/{screen}/{analysis}/outcome.h5ad
 OUTPUTS
+    results/{screen}/{analysis}/ntc_groups.tsv    groups of NTC guides that look like targets
     results/{screen}/{analysis}/batch-{batch}/propensity.h5
     results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5
-    results/{screen}/{analysis}/batch-{batch}.parquet
-    results/{screen}/{analysis}/units.tsv    treated cells and propensities of every unit
+    results/{screen}/{analysis}/batch-{batch}.parquet, batch-{batch}.crt_null.tsv
+    results/{screen}/{analysis}/units.tsv         treated cells and propensities of every unit
+    results/{screen}/{analysis}/ntc_null.parquet, ntc_matching.tsv, crossfit.parquet
 """
 
 
@@ -31,10 +33,34 @@ rule warm_kernels:
         "../../scripts/warm_kernels.py"
 
 
+rule crt_groups:
+    input:
+        screen="results/{screen}/screen.h5ad",
+    output:
+        groups="results/{screen}/{analysis}/ntc_groups.tsv",
+    log:
+        "logs/{screen}/{analysis}/ntc_groups.log",
+    benchmark:
+        "logs/{screen}/{analysis}/ntc_groups.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=1500,
+        runtime=10,
+    params:
+        controls=lambda wildcards: analysis_of(wildcards)["controls"],
+        settings=lambda wildcards: analysis_of(wildcards)["ntc_groups"],
+        n_batches=len(BATCHES),
+        version=RESULTS_VERSION["crt_groups"],
+    script:
+        "../../scripts/crt_groups.py"
+
+
 rule crt_propensity:
     input:
         screen="results/{screen}/screen.h5ad",
         targets="results/{screen}/targets.tsv",
+        groups="results/{screen}/{analysis}/ntc_groups.tsv",
         outcome="results/{screen}/{analysis}/outcome.h5ad",
         # The cache changes no number, so a renewed one restarts nothing.
         kernels=ancient("results/kernels.txt"),
@@ -53,7 +79,10 @@ rule crt_propensity:
         batch=lambda wildcards: int(wildcards.batch),
         targets=lambda wildcards: analysis_of(wildcards)["targets"],
         controls=lambda wildcards: analysis_of(wildcards)["controls"],
-        settings=lambda wildcards: analysis_of(wildcards)["propensity"],
+        settings=lambda wildcards: {
+            **draws_of(wildcards),
+            "propensity": analysis_of(wildcards)["propensity"],
+        },
         version=RESULTS_VERSION["crt_propensity"],
     script:
         "../../scripts/crt_propensity.py"
@@ -65,6 +94,7 @@ rule crt_shard:
         outcome="results/{screen}/{analysis}/outcome.h5ad",
         propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
         targets=ancient("results/{screen}/targets.tsv"),
+        groups=ancient("results/{screen}/{analysis}/ntc_groups.tsv"),
         kernels=ancient("results/kernels.txt"),
     output:
         shard=ensure("results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5", non_empty=True),
@@ -82,7 +112,7 @@ rule crt_shard:
         blocks=blocks_of_shard,
         resamples=resamples_of_shard,
         seed=config["seed"],
-        sampler=lambda wildcards: analysis_of(wildcards)["sampler"],
+        settings=draws_of,
         version=RESULTS_VERSION["crt_shard"],
     script:
         "../../scripts/crt_shard.py"
@@ -96,6 +126,7 @@ rule crt_merge:
         shards=shards_of_batch,
     output:
         table="results/{screen}/{analysis}/batch-{batch}.parquet",
+        null_counts="results/{screen}/{analysis}/batch-{batch}.crt_null.tsv",
     log:
         "logs/{screen}/{analysis}/batch-{batch}.log",
     benchmark:
@@ -108,7 +139,7 @@ rule crt_merge:
     params:
         settings=lambda wildcards: {
             key: analysis_of(wildcards)[key]
-            for key in ("resamples", "sampler", "tail", "calibration")
+            for key in ("resamples", "sampler", "stratify", "tail", "calibration")
         },
         seed=config["seed"],
         version=RESULTS_VERSION["crt_merge"],
@@ -134,3 +165,41 @@ rule crt_units:
         version=RESULTS_VERSION["crt_merge"],
     script:
         "../../scripts/crt_units.py"
+
+
+rule crt_ntc_null:
+    """The other null: pseudo-genes made of NTC guides, nothing resampled."""
+    input:
+        screen="results/{screen}/screen.h5ad",
+        targets="results/{screen}/targets.tsv",
+        groups="results/{screen}/{analysis}/ntc_groups.tsv",
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        kernels=ancient("results/kernels.txt"),
+    output:
+        table="results/{screen}/{analysis}/ntc_null.parquet",
+        matching=report(
+            "results/{screen}/{analysis}/ntc_matching.tsv",
+            caption="../report/ntc_matching.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Matching with NTC pseudo-genes (table)"},
+        ),
+        crossfit="results/{screen}/{analysis}/crossfit.parquet",
+    log:
+        "logs/{screen}/{analysis}/ntc_null.log",
+    benchmark:
+        "logs/{screen}/{analysis}/ntc_null.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=lambda wildcards, input, attempt: 2 * propensity_mem_mb(wildcards, input, attempt),
+        runtime=60,
+    params:
+        settings=lambda wildcards: analysis_of(wildcards)["ntc_empirical"],
+        targets=lambda wildcards: analysis_of(wildcards)["targets"],
+        controls=lambda wildcards: analysis_of(wildcards)["controls"],
+        seed=config["seed"],
+        n_batches=len(BATCHES),
+        version=RESULTS_VERSION["crt_ntc_null"],
+    script:
+        "../../scripts/crt_ntc_null.py"

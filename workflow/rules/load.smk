@@ -28,7 +28,9 @@ rule load_screen:
         settings=settings_of_screen,
         outcomes=outcomes_of_screen,
         targets=targets_of_screen,
-        needs_controls=controls_of_screen,
+        needs_controls=needs_controls,
+        needs_ntc_cells=needs_ntc_cells,
+        batch_keys=batch_keys_of_screen,
         n_batches=len(BATCHES),
         version=RESULTS_VERSION["load"],
     script:

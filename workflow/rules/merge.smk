@@ -6,7 +6,8 @@ INPUTS
 OUTPUTS
     results/{screen}/{analysis}/effects.parquet, effects.tsv.gz
     results/{screen}/{analysis}/controls.parquet, controls.tsv.gz
-    results/{screen}/{analysis}/calibration.tsv, summary.txt
+    results/{screen}/{analysis}/ntc_groups.parquet, crt_null.tsv
+    results/{screen}/{analysis}/calibration.tsv, flagged_controls.tsv, verdict.txt, summary.txt
     results/{screen}/{analysis}/annotated.h5ad    on request
 """
 
@@ -14,6 +15,7 @@ OUTPUTS
 rule merge_effects:
     input:
         batches=batches_of_analysis,
+        null_counts=null_counts_of_analysis,
         outcome="results/{screen}/{analysis}/outcome.h5ad",
     output:
         effects="results/{screen}/{analysis}/effects.parquet",
@@ -32,12 +34,28 @@ rule merge_effects:
             subcategory="{analysis}",
             labels={"result": "NTC guides (table)"},
         ),
+        ntc_groups="results/{screen}/{analysis}/ntc_groups.parquet",
+        crt_null="results/{screen}/{analysis}/crt_null.tsv",
         calibration=report(
             "results/{screen}/{analysis}/calibration.tsv",
             caption="../report/calibration.rst",
             category="{screen}",
             subcategory="{analysis}",
             labels={"result": "Calibration (table)"},
+        ),
+        flagged_controls=report(
+            "results/{screen}/{analysis}/flagged_controls.tsv",
+            caption="../report/flagged_controls.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Suspected NTC guides (table)"},
+        ),
+        verdict=report(
+            "results/{screen}/{analysis}/verdict.txt",
+            caption="../report/verdict.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Calibration (verdict)"},
         ),
     log:
         "logs/{screen}/{analysis}/effects.log",
@@ -49,6 +67,7 @@ rule merge_effects:
         mem_mb=tables_mem_mb,
         runtime=30,
     params:
+        p_floor=p_floor_of,
         version=RESULTS_VERSION["merge"],
     script:
         "../../scripts/merge_effects.py"
@@ -57,7 +76,9 @@ rule merge_effects:
 rule summarize:
     input:
         effects="results/{screen}/{analysis}/effects.parquet",
-        calibration="results/{screen}/{analysis}/calibration.tsv",
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        trends="results/{screen}/{analysis}/residual_trends.tsv",
+        verdict="results/{screen}/{analysis}/verdict.txt",
     output:
         summary=report(
             "results/{screen}/{analysis}/summary.txt",
@@ -77,6 +98,7 @@ rule summarize:
         runtime=10,
     params:
         fdr=config["fdr"],
+        p_floor=p_floor_of,
         version=RESULTS_VERSION["merge"],
     script:
         "../../scripts/summarize.py"

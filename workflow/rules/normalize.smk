@@ -4,7 +4,8 @@ What every batch of an analysis shares, computed once.
 INPUTS
     results/{screen}/screen.h5ad
 OUTPUTS
-    results/{screen}/{analysis}/outcome.h5ad    scores of the transformed outcome, design
+    results/{screen}/{analysis}/outcome.h5ad          scores of the transformed outcome, design
+    results/{screen}/{analysis}/residual_trends.tsv   residuals along each numeric covariate
 """
 
 
@@ -13,6 +14,7 @@ rule normalize:
         screen="results/{screen}/screen.h5ad",
     output:
         outcome="results/{screen}/{analysis}/outcome.h5ad",
+        trends="results/{screen}/{analysis}/residual_trends.tsv",
     log:
         "logs/{screen}/{analysis}/outcome.log",
     benchmark:
@@ -23,8 +25,7 @@ rule normalize:
         mem_mb=normalize_mem_mb,
         runtime=60,
     params:
-        settings=lambda wildcards: analysis_of(wildcards)["outcome"],
-        statistic=lambda wildcards: analysis_of(wildcards)["statistic"],
+        settings=lambda wildcards: normalize_settings(analysis_of(wildcards)),
         version=RESULTS_VERSION["normalize"],
     script:
         "../../scripts/normalize.py"

@@ -2,9 +2,12 @@
 The figures of an analysis, as PNG and SVG.
 
 INPUTS
-    results/{screen}/{analysis}/effects.parquet, controls.parquet, units.tsv
+    results/{screen}/{analysis}/effects.parquet, controls.parquet, ntc_groups.parquet
+    results/{screen}/{analysis}/crt_null.tsv, units.tsv, residual_trends.tsv, crossfit.parquet
 OUTPUTS
-    results/{screen}/{analysis}/plots/{qq,volcano,volcano_by_feature,p_histogram,propensity}.{png,svg}
+    results/{screen}/{analysis}/plots/{qq,volcano,volcano_by_feature,p_histogram}.{png,svg}
+    results/{screen}/{analysis}/plots/{qq_diagnostics,qq_by_feature}.{png,svg}
+    results/{screen}/{analysis}/plots/{propensity,residuals,qq_crossfit}.{png,svg}
 """
 
 
@@ -86,3 +89,96 @@ rule plot_propensity:
         version=RESULTS_VERSION["plots"],
     script:
         "../../scripts/plot_propensity.py"
+
+
+rule plot_diagnostics:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        controls="results/{screen}/{analysis}/controls.parquet",
+        groups="results/{screen}/{analysis}/ntc_groups.parquet",
+        null_counts="results/{screen}/{analysis}/crt_null.tsv",
+    output:
+        qq_diagnostics_png=report(
+            "results/{screen}/{analysis}/plots/qq_diagnostics.png",
+            caption="../report/qq_diagnostics.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "QQ plot, all controls"},
+        ),
+        qq_by_feature_png=report(
+            "results/{screen}/{analysis}/plots/qq_by_feature.png",
+            caption="../report/qq_by_feature.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "QQ plot by feature"},
+        ),
+        qq_diagnostics_svg="results/{screen}/{analysis}/plots/qq_diagnostics.svg",
+        qq_by_feature_svg="results/{screen}/{analysis}/plots/qq_by_feature.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/diagnostics.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/diagnostics.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_diagnostics.py"
+
+
+rule plot_residuals:
+    input:
+        trends="results/{screen}/{analysis}/residual_trends.tsv",
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+    output:
+        png=report(
+            "results/{screen}/{analysis}/plots/residuals.png",
+            caption="../report/residuals.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Outcome residuals along covariates"},
+        ),
+        svg="results/{screen}/{analysis}/plots/residuals.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/residuals.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/residuals.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=10,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_residuals.py"
+
+
+rule plot_crossfit:
+    input:
+        crossfit="results/{screen}/{analysis}/crossfit.parquet",
+    output:
+        png=report(
+            "results/{screen}/{analysis}/plots/qq_crossfit.png",
+            caption="../report/qq_crossfit.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "QQ plot, cross-fitted NTC pseudo-genes"},
+        ),
+        svg="results/{screen}/{analysis}/plots/qq_crossfit.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/qq_crossfit.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/qq_crossfit.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_crossfit.py"

@@ -5,41 +5,29 @@ So: fit each target's propensity, draw treated sets from it, compute the statist
 ask how often it is as extreme as the observed one (Candes, Fan, Janson & Lv 2018; for screens:
 Barry et al. 2021).
 
-The three steps mirror the workflow's rules: :func:`prepare_batch`, :func:`resample_shard`,
-:func:`merge_batch`. Each reads files, calls pure functions and writes one file.
+Three steps, :func:`prepare`, :func:`resample` and :func:`batch_table`; the workflow's rules call
+them through :mod:`condrand.engines.crt_steps`, notebooks through :mod:`condrand.api`.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condrand.io.outcome import (
-    Outcome,
-    OutcomeHeader,
-    read_header,
-    read_outcome,
-    read_treated,
-)
-from condrand.io.shards import (
-    ShardError,
-    check_shards,
-    differences,
-    read_arrays,
-    write_arrays,
-)
+from condrand.comparison import Comparison, Comparisons
+from condrand.io.outcome import Outcome, OutcomeHeader
+from condrand.nulls.leave_one_out import rank_counts
 from condrand.nulls.summary import NullSummary
-from condrand.plan import n_blocks, resamples_of_block
-from condrand.propensity import PropensityModel, area_under_curve, fit_propensities, in_lanes
+from condrand.plan import resamples_of_block
+from condrand.propensity import PropensityModel, area_under_curve, fit_propensities
 from condrand.samplers import SAMPLERS
+from condrand.samplers.strata import STRATIFY, Strata, make_strata
 from condrand.statistics import STATISTICS
-from condrand.units import units_of_batch
-from condrand.version import RESULTS_VERSION
+from condrand.units import NTC_GROUP
 
 if TYPE_CHECKING:  # pandas would delay the start of every shard job
     import pandas as pd
@@ -58,28 +46,40 @@ class Batch:
     ----------
     kinds, names : list of str
         One entry per unit.
+    treated, n_own : list of int64[::1], list of float64[::1]
+        Treated cells of each unit, sorted, and how many of its guides count towards the burden.
     notes : list of str
         Why a unit cannot be tested; empty where it can.
     model : PropensityModel
+    effect : float64, shape (n_units, n_features)
+        What a reader is told.
     observed : float64, shape (n_units, n_features)
         Statistic under the observed treatment.
     centre, scale : float64, shape (n_units, n_features)
         Units of the standardized null.
     diagnostics : dict of str to float64, shape (n_units,)
-        Observed and expected treated cells, quantiles of the propensity, its AUC.
+        See :data:`DIAGNOSTICS`.
     """
 
     kinds: list[str]
     names: list[str]
+    treated: list[np.ndarray]
+    n_own: list[np.ndarray]
     notes: list[str]
     model: PropensityModel
+    effect: np.ndarray
     observed: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
     diagnostics: dict[str, np.ndarray]
 
 
-DIAGNOSTICS = ("n_target", "n_expected", "p_q01", "p_median", "p_q99", "auc")
+DIAGNOSTICS = (
+    *("n_target", "n_control", "n_expected", "p_q01", "p_median", "p_q99", "auc"),
+    *("n_strata", "n_merged_strata", "n_free"),
+)
+"""Treated and control cells; treated cells the propensity expects, its quantiles and its AUC;
+strata, how many small ones were merged, and treated cells that a permutation can move."""
 
 
 def prepare(
@@ -89,6 +89,9 @@ def prepare(
     treated: list[np.ndarray],
     inverse_penalty: float = 1.0,
     clip: float = 1e-6,
+    n_own: list[np.ndarray] | None = None,
+    sampler: str = "bernoulli_index",
+    stratify: Mapping[str, Any] = STRATIFY,
 ) -> Batch:
     """Fit the propensities of some units and compute their observed statistics.
 
@@ -100,45 +103,80 @@ def prepare(
         Treated cells of each unit, sorted.
     inverse_penalty, clip : float
         See :func:`condrand.propensity.fit_propensities`.
+    n_own : list of float64[::1], optional
+        Guides of the unit in each treated cell that count towards its burden; none if left out.
+    sampler : str
+        One of :data:`condrand.samplers.SAMPLERS`.
+    stratify : mapping, optional
+        See :func:`condrand.samplers.strata.make_strata`.
     """
     statistic = STATISTICS[outcome.statistic]
-    n_units, n_features, n_cells = len(names), len(outcome.features), outcome.n_cells
-    covariates = in_lanes(outcome.design)
-    notes = [_untestable(cells.size, n_cells) for cells in treated]
-    coefficients = np.full((n_units, covariates.shape[0] + 1), np.nan)
+    n_units, n_features = len(names), len(outcome.features)
+    comparisons = Comparisons(outcome)
+    n_own = n_own or [np.zeros(cells.size) for cells in treated]
+    sizes = [comparisons.n_cells(cells) for cells in treated]
+    notes = [
+        _untestable(cells.size, size, outcome.control)
+        for cells, size in zip(treated, sizes, strict=True)
+    ]
+    coefficients = np.full((n_units, comparisons.n_covariates + 1), np.nan)
     converged = np.zeros(n_units, bool)
+    model = PropensityModel(coefficients, converged, clip)
+    effect, observed, centre, scale = (np.full((n_units, n_features), np.nan) for _ in range(4))
+    diagnostics = {name: np.full(n_units, np.nan) for name in DIAGNOSTICS}
+    diagnostics["n_target"][:] = [cells.size for cells in treated]
+    diagnostics["n_control"][:] = np.array(sizes) - diagnostics["n_target"]
     testable = [g for g in range(n_units) if not notes[g]]
-    for first in range(0, len(testable), _FIT_TOGETHER):
-        some = testable[first : first + _FIT_TOGETHER]
+    together = _FIT_TOGETHER if comparisons.are_shared else 1
+    for first in range(0, len(testable), together):
+        some = testable[first : first + together]
         began = time.monotonic()
+        compared = [comparisons.of(treated[g], n_own[g]) for g in some]
         fit = fit_propensities(
-            covariates, n_cells, [treated[g] for g in some], inverse_penalty, clip
+            compared[0].covariates,
+            compared[0].n_cells,
+            [comparison.treated for comparison in compared],
+            inverse_penalty,
+            clip,
         )
         coefficients[some], converged[some] = fit.coefficients, fit.converged
+        for g, comparison in zip(some, compared, strict=True):
+            scores, cells = comparison.scores, comparison.treated
+            sums = scores.observed(cells)
+            notes[g] = statistic.untestable(scores, sums)
+            if not notes[g] and not converged[g]:
+                notes[g] = "propensity did not converge"
+            if notes[g]:
+                continue
+            p = model.predict(g, comparison.covariates, comparison.n_cells)
+            moments = scores.moments(p)
+            effect[g] = statistic.effects(scores, sums)[0]
+            observed[g] = statistic.values(scores, sums)[0]
+            centre[g], scale[g] = statistic.null_units(scores, moments)
+            quantiles = np.quantile(p, [0.01, 0.5, 0.99])
+            found = [moments.count, *quantiles, area_under_curve(p, cells)]
+            strata = _strata(comparison, p, sampler, stratify)
+            if strata is not None:
+                found += [strata.n_strata, strata.n_merged, strata.free]
+                if not strata.free:
+                    notes[g] = "no stratum holds both treated and other cells"
+            for name, value in zip(DIAGNOSTICS[2:], found, strict=False):
+                diagnostics[name][g] = value
         done, seconds = first + len(some), time.monotonic() - began
         log.info("propensity of %d/%d units, %.2f s", done, len(testable), seconds)
-    model = PropensityModel(coefficients, converged, clip)
-    observed, centre, scale = (np.full((n_units, n_features), np.nan) for _ in range(3))
-    diagnostics = {name: np.full(n_units, np.nan) for name in DIAGNOSTICS}
-    for g, cells in enumerate(treated):
-        diagnostics["n_target"][g] = cells.size
-        if notes[g]:
-            continue
-        sums = outcome.scores.observed(cells)
-        if statistic.is_singular(outcome.scores, sums):
-            notes[g] = "covariates determine the treatment"
-        elif not converged[g]:
-            notes[g] = "propensity did not converge"
-        else:
-            p = model.predict(g, covariates, n_cells)
-            moments = outcome.scores.moments(p)
-            observed[g] = statistic.coefficients(outcome.scores, sums)[0]
-            centre[g], scale[g] = statistic.null_units(moments)
-            quantiles = np.quantile(p, [0.01, 0.5, 0.99])
-            values = (moments.count, *quantiles, area_under_curve(p, cells))
-            for name, value in zip(DIAGNOSTICS[1:], values, strict=True):
-                diagnostics[name][g] = value
-    return Batch(kinds, names, notes, model, observed, centre, scale, diagnostics)
+    return Batch(
+        kinds,
+        names,
+        treated,
+        n_own,
+        notes,
+        model,
+        effect,
+        observed,
+        centre,
+        scale,
+        diagnostics,
+    )
 
 
 def resample(
@@ -149,6 +187,8 @@ def resample(
     seed: int,
     threads: int = 1,
     sampler: str = "bernoulli_index",
+    stratify: Mapping[str, Any] = STRATIFY,
+    null_counts: np.ndarray | None = None,
 ) -> list[NullSummary]:
     """Resample every testable unit of a batch over a run of blocks.
 
@@ -165,15 +205,19 @@ def resample(
         Changes no bit of the result: units, and runs of blocks, add exactly.
     sampler : str
         One of :data:`condrand.samplers.SAMPLERS`.
+    stratify : mapping, optional
+        See :func:`condrand.samplers.strata.make_strata`.
+    null_counts : int64, shape (resamples of block 0,), optional
+        Receives the leave-one-out p values of NTC groups in block 0, counted; see
+        :func:`condrand.nulls.leave_one_out.rank_counts`.
 
     Returns
     -------
     list of NullSummary
         One per unit; empty ones for units that cannot be tested.
     """
-    statistic = STATISTICS[outcome.statistic]
     n_features = len(outcome.features)
-    covariates = in_lanes(outcome.design)
+    comparisons = Comparisons(outcome)
     summaries = [NullSummary.empty(n_features) for _ in batch.names]
     testable = [g for g, note in enumerate(batch.notes) if not note]
     if not testable or not len(blocks):
@@ -183,22 +227,24 @@ def resample(
     cuts = [len(blocks) * i // n_runs for i in range(n_runs + 1)]
     runs = [blocks[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
 
-    def work(g: int, run: range) -> tuple[int, NullSummary, float]:
+    def work(g: int, run: range) -> tuple[int, NullSummary, np.ndarray | None, float]:
         began = time.monotonic()
-        p = batch.model.predict(g, covariates, outcome.n_cells)
-        draw = SAMPLERS[sampler].of(seed, batch.kinds[g], batch.names[g], p)
-        summary = NullSummary.empty(n_features)
-        for block in run:
-            size = resamples_of_block(resamples, block)
-            sums = draw.set_sums(outcome.scores, block, size)
-            null = statistic.coefficients(outcome.scores, sums)
+        summary, counts = NullSummary.empty(n_features), None
+        for block, null in null_blocks(
+            comparisons, batch, g, run, resamples, seed, sampler, stratify
+        ):
             summary.add_resamples(null, batch.observed[g], batch.centre[g], batch.scale[g])
-        return g, summary, time.monotonic() - began
+            if block == 0 and batch.kinds[g] == NTC_GROUP and null_counts is not None:
+                counts = rank_counts(null[:, batch.scale[g] > 0])
+        return g, summary, counts, time.monotonic() - began
 
     jobs = [(g, run) for g in testable for run in runs]
     with ThreadPoolExecutor(threads) as pool:
-        for done, (g, summary, seconds) in enumerate(pool.map(lambda job: work(*job), jobs), 1):
+        results = pool.map(lambda job: work(*job), jobs)
+        for done, (g, summary, counts, seconds) in enumerate(results, 1):
             summaries[g] += summary
+            if counts is not None:
+                null_counts += counts
             log.info(
                 "%d/%d %s: %d treated cells, %d resamples, %.2f s",
                 done,
@@ -211,161 +257,30 @@ def resample(
     return summaries
 
 
-def prepare_batch(
-    screen: str | Path,
-    targets: str | Path,
-    outcome: str | Path,
-    propensity: str | Path,
-    batch: int,
-    wanted: list[str] | str,
-    controls: str,
-    settings: Mapping[str, Any],
-) -> None:
-    """Step of rule crt_propensity: see :func:`prepare`.
-
-    Parameters
-    ----------
-    screen, targets, outcome : str or pathlib.Path
-        Files of the load and normalize stages.
-    propensity : str or pathlib.Path
-        File to write.
-    batch : int
-    wanted : list of str or "all"
-        Targets of the analysis.
-    controls : {"guides", "none"}
-        Whether NTC guides are tested as pseudo-targets.
-    settings : mapping
-        The propensity section of the analysis.
-    """
-    shared = read_outcome(outcome)
-    units = units_of_batch(targets, batch, wanted, controls)
-    kinds, names = [kind for kind, _ in units], [name for _, name in units]
-    treated = read_treated(screen, units)
-    fitted = prepare(shared, kinds, names, treated, settings["inverse_penalty"], settings["clip"])
-    key = {
-        "outcome": shared.digest,
-        "kinds": kinds,
-        "names": names,
-        "notes": fitted.notes,
-        "clip": settings["clip"],
-        "version": RESULTS_VERSION["crt_propensity"],
-    }
-    arrays = {
-        "coefficients": fitted.model.coefficients,
-        "converged": fitted.model.converged,
-        "observed": fitted.observed,
-        "centre": fitted.centre,
-        "scale": fitted.scale,
-        **fitted.diagnostics,
-    }
-    write_arrays(propensity, key, arrays)
-    log.info("%d units, %d of them testable", len(units), fitted.notes.count(""))
-
-
-def read_batch(propensity: str | Path) -> tuple[Batch, dict[str, Any]]:
-    """Read what :func:`prepare_batch` wrote, and its key."""
-    key, arrays = read_arrays(propensity)
-    model = PropensityModel(arrays["coefficients"], arrays["converged"], key["clip"])
-    batch = Batch(
-        key["kinds"],
-        key["names"],
-        key["notes"],
-        model,
-        arrays["observed"],
-        arrays["centre"],
-        arrays["scale"],
-        {name: arrays[name] for name in DIAGNOSTICS},
-    )
-    return batch, key
-
-
-def resample_shard(
-    outcome: str | Path,
-    propensity: str | Path,
-    shard: str | Path,
-    blocks: tuple[int, int],
+def null_blocks(
+    comparisons: Comparisons,
+    batch: Batch,
+    unit: int,
+    blocks: range,
     resamples: int,
     seed: int,
-    threads: int,
-    sampler: str = "bernoulli_index",
-) -> None:
-    """Step of rule crt_shard: see :func:`resample`.
+    sampler: str,
+    stratify: Mapping[str, Any],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Block number and resampled statistics of one unit, block after block.
 
-    Parameters
-    ----------
-    outcome, propensity : str or pathlib.Path
-    shard : str or pathlib.Path
-        File to write.
-    blocks : (int, int)
-        First block, and the first after the last.
-    resamples, seed, threads : int
-    sampler : str
-    """
-    shared = read_outcome(outcome)
-    batch, batch_key = read_batch(propensity)
-    _check_same_outcome(propensity, batch_key, shared)
-    log.info("computing starts: %d units, blocks %d to %d", len(batch.names), *blocks)
-    summaries = resample(shared, batch, range(*blocks), resamples, seed, threads, sampler)
-    key = {
-        **_shard_key(batch_key, seed, sampler),
-        "first_block": blocks[0],
-        "end_block": blocks[1],
-    }
-    write_arrays(shard, key, NullSummary.stacked(summaries, len(shared.features)))
-
-
-def merge_batch(
-    outcome: str | Path,
-    propensity: str | Path,
-    shards: list[str | Path],
-    table: str | Path,
-    labels: tuple[str, str],
-    settings: Mapping[str, Any],
-    seed: int,
-) -> None:
-    """Step of rule crt_merge: add the shards of a batch and turn them into p values.
-
-    Parameters
-    ----------
-    outcome, propensity : str or pathlib.Path
-    shards : list of str or pathlib.Path
-    table : str or pathlib.Path
-        Parquet file to write.
-    labels : (str, str)
-        Screen and analysis.
-    settings : mapping
-        The analysis.
-    seed : int
-
-    Raises
+    Yields
     ------
-    condrand.io.shards.ShardError
-        If a shard is missing, damaged, foreign, or overlaps another.
+    int, float64[:, ::1] of shape (n_resamples, n_features)
     """
-    from condrand.io.tables import write_parquet
-
-    shared = read_header(outcome)
-    batch, batch_key = read_batch(propensity)
-    _check_same_outcome(propensity, batch_key, shared)
-    total = [NullSummary.empty(len(shared.features)) for _ in batch.names]
-    expected = _shard_key(batch_key, seed, settings["sampler"])
-    keys = []
-    for path in shards:
-        key, arrays = read_arrays(path)
-        keys.append(key)
-        if not differences(key, expected):
-            for g, part in enumerate(NullSummary.unstacked(arrays)):
-                total[g] += part
-    check_shards(shards, keys, expected, n_blocks(settings["resamples"]))
-    for name, note, summary in zip(batch.names, batch.notes, total, strict=True):
-        # The key holds no B, so that raising it keeps finished shards; the counts tell.
-        if not note and summary.n[0] != settings["resamples"]:
-            raise ShardError(
-                f"{Path(shards[-1]).parent}: {summary.n[0]:,} resamples of {name}, not "
-                f"{settings['resamples']:,}: the shards were made for another B. Remove the "
-                "folder's shards and run again"
-            )
-    write_parquet(batch_table(shared, batch, total, labels, settings), table)
+    statistic = STATISTICS[comparisons.outcome.statistic]
+    comparison = comparisons.of(batch.treated[unit], batch.n_own[unit])
+    p = batch.model.predict(unit, comparison.covariates, comparison.n_cells)
+    strata = _strata(comparison, p, sampler, stratify)
+    draw = SAMPLERS[sampler].of(seed, batch.kinds[unit], batch.names[unit], p, strata)
+    for block in blocks:
+        sums = draw.set_sums(comparison.scores, block, resamples_of_block(resamples, block))
+        yield block, statistic.values(comparison.scores, sums)
 
 
 def batch_table(
@@ -418,36 +333,14 @@ def batch_table(
         "target": np.repeat(np.array(batch.names, dtype=object), n_features),
         "feature": np.tile(np.array(outcome.features, dtype=object), n_units),
         "n_target": n_target,
-        "n_control": outcome.n_cells - n_target,
-        "effect": batch.observed.ravel(),
+        "n_control": np.repeat(batch.diagnostics["n_control"].astype(np.int64), n_features),
+        "effect": batch.effect.ravel(),
         "effect_scale": outcome.effect_scale,
         **{name: spread.pop(name) for name in ("statistic", "p_value", "neg_log10_p", "p_source")},
     }
     table = effects_table(contract, spread, note)
     table.insert(0, "kind", np.repeat(np.array(batch.kinds, dtype=object), n_features))
     return table
-
-
-def units_table(propensities: list[str | Path], labels: tuple[str, str]) -> "pd.DataFrame":
-    """Diagnostics of every unit of an analysis, from its batches' files, by kind and name.
-
-    Parameters
-    ----------
-    propensities : list of str or pathlib.Path
-    labels : (str, str)
-        Screen and analysis.
-    """
-    import pandas as pd
-
-    tables = []
-    for path in propensities:
-        batch, _ = read_batch(path)
-        names = dict(zip(("screen", "analysis"), labels, strict=True))
-        names |= {"unit": batch.names, "kind": batch.kinds}
-        tables.append(pd.DataFrame({**names, **batch.diagnostics, "note": batch.notes}))
-    table = pd.concat(tables, ignore_index=True)
-    table["n_target"] = table["n_target"].astype(np.int64)
-    return table.sort_values(["kind", "unit"], kind="stable", ignore_index=True)
 
 
 def _fill(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -459,28 +352,22 @@ def _fill(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def _untestable(n_treated: int, n_cells: int) -> str:
+def _untestable(n_treated: int, n_cells: int, control: str) -> str:
     if n_treated == 0:
         return "no treated cell"
     if n_treated == n_cells:
-        return "every cell is treated"
+        return "every cell is treated" if control == "complement" else "no NTC cell to compare"
     return ""
 
 
-def _shard_key(batch_key: Mapping[str, Any], seed: int, sampler: str) -> dict[str, Any]:
-    return {
-        "outcome": batch_key["outcome"],
-        "propensity": batch_key["checksum"],
-        "names": batch_key["names"],
-        "kinds": batch_key["kinds"],
-        "seed": seed,
-        "sampler": sampler,
-        "version": RESULTS_VERSION["crt_shard"],
-    }
-
-
-def _check_same_outcome(
-    path: str | Path, key: Mapping[str, Any], outcome: Outcome | OutcomeHeader
-) -> None:
-    if key["outcome"] != outcome.digest:
-        raise ValueError(f"{path} was made from another outcome; remove it and run again")
+def _strata(
+    comparison: Comparison, p: np.ndarray, sampler: str, stratify: Mapping[str, Any]
+) -> Strata | None:
+    if not SAMPLERS[sampler].needs_strata:
+        return None
+    batch = comparison.batch if stratify["stratify_by_batch"] else None
+    burden = comparison.burden if stratify["stratify_by_burden"] else None
+    for asked, given in (("stratify_by_batch", batch), ("stratify_by_burden", burden)):
+        if stratify[asked] and given is None:
+            raise ValueError(f"{asked} is set, but the outcome does not hold what it needs")
+    return make_strata(comparison.treated, p, batch, burden, stratify)

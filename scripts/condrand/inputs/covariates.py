@@ -56,6 +56,48 @@ def read_covariates(
     return table, threshold
 
 
+def read_batch(
+    file: h5py.File,
+    key: str,
+    covariates: pd.DataFrame | None,
+    cells: pd.Index,
+    problems: Problems,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Codes and levels of a batch column: of the covariates if they have it, else of obs.
+
+    Returns
+    -------
+    codes : int64, shape (n_cells,)
+    levels : object array of str, sorted
+    """
+    if covariates is None:
+        # A problem has been noted, perhaps of this very column.
+        return None
+    if key in covariates.columns:
+        values = covariates[key]
+    else:
+        values = obs_column(file, key, "batch", "batch_key", cells, problems)
+        if values is None:
+            return None
+    missing = values.isna().to_numpy()
+    if missing.any():
+        problems.add(
+            f"obs/{key}",
+            f"{missing.sum():,} cells have no batch ({quoted(cells[missing], 3)})",
+            "fill it in, remove those cells, or set `stratify_by_batch: false`.",
+        )
+        return None
+    levels, codes = np.unique(values.astype(str).to_numpy(), return_inverse=True)
+    if levels.size > len(cells) // 2 and levels.size > 1:
+        problems.add(
+            f"obs/{key}",
+            f"has {levels.size:,} values in {len(cells):,} cells, which are no batches",
+            "name the column of the batches with `batch_key`.",
+        )
+        return None
+    return codes.astype(np.int64), levels.astype(object)
+
+
 def _covariates_by_key(
     file: h5py.File, key: str, cells: pd.Index, problems: Problems
 ) -> tuple[pd.DataFrame | None, str, bool]:

@@ -5,12 +5,15 @@ The counterpart that writes these files, with anndata, is :mod:`condrand.io.stag
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
-from condrand.statistics.scores import DenseScores, Scores, SparseScores
+from condrand.statistics.scores import NO_CONSTANTS, DenseScores, Scores, SparseScores
+
+if TYPE_CHECKING:  # scipy would delay the start of every shard job
+    import scipy.sparse as sp
 
 
 @dataclass(frozen=True)
@@ -19,23 +22,45 @@ class Outcome:
 
     Attributes
     ----------
-    scores : DenseScores or SparseScores
+    scores : DenseScores or SparseScores, or None
+        Of all cells; None where each unit is compared with NTC cells and has scores of its own.
     design : float64, shape (n_cells, n_covariates)
         Standardized covariates without intercept.
     features : list of str
     effect_scale : str
     digest : str
-        Of everything above.
+        Of everything here.
     statistic : str
         Name of the statistic the scores are for.
+    control : {"complement", "ntc"}
+        Whether a unit is compared with all other cells or with NTC cells.
+    tested : float64, dense or CSR, shape (n_cells, n_features), or None
+        The transformed outcome, where there are no shared scores.
+    is_ntc_cell : bool, shape (n_cells,), or None
+        Cells that carry NTC guides and no others.
+    batch : int64, shape (n_cells,), or None
+        Codes of the batch column.
+    n_guides : float64, shape (n_cells,), or None
+        Guides per cell but NTC guides.
+    burden : bool
+        Whether log1p of the guides per cell, a target's own left out, is a covariate.
+    batch_levels : list of str, or None
+        Name of each code of `batch`.
     """
 
-    scores: Scores
+    scores: Scores | None
     design: np.ndarray
     features: list[str]
     effect_scale: str
     digest: str
     statistic: str = "ols"
+    control: str = "complement"
+    tested: "np.ndarray | sp.csr_matrix | None" = None
+    is_ntc_cell: np.ndarray | None = None
+    batch: np.ndarray | None = None
+    n_guides: np.ndarray | None = None
+    burden: bool = False
+    batch_levels: list[str] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -52,31 +77,49 @@ class OutcomeHeader:
     effect_scale: str
     digest: str
     statistic: str
+    control: str
+    control_reason: str
+    outcome_scale: str
 
 
 def read_outcome(path: str | Path) -> Outcome:
     """Read an outcome written by :func:`condrand.io.stages.write_outcome`."""
     with h5py.File(path, "r") as file:
         header = _header(file)
-        n_features = len(header.features)
-        if "scores" in file["obsm"]:
+        obsm, n_features = file["obsm"], len(header.features)
+        scores: Scores | None = None
+        tested = None
+        if "scores" in obsm:
             rank = int(file["uns/rank"][()])
-            scores: Scores = DenseScores(file["obsm/scores"][:], n_features, rank)
-        else:
+            scores = DenseScores(obsm["scores"][:], n_features, rank, _constants(file))
+        elif "basis" in obsm:
             scores = SparseScores(
-                file["X/data"][:],
-                file["X/indices"][:].astype(np.int32, copy=False),
-                file["X/indptr"][:].astype(np.int64, copy=False),
-                file["obsm/basis"][:],
+                *_csr(obsm["sparse_scores"]),
+                obsm["basis"][:],
                 file["uns/projection"][:],
+                n_features,
+                _constants(file),
             )
+        elif isinstance(obsm["tested"], h5py.Group):
+            import scipy.sparse as sp
+
+            tested = sp.csr_matrix(_csr(obsm["tested"]), shape=(header.n_cells, n_features))
+        else:
+            tested = obsm["tested"][:]
         return Outcome(
             scores,
-            file["obsm/design"][:],
+            obsm["design"][:],
             header.features,
             header.effect_scale,
             header.digest,
             header.statistic,
+            header.control,
+            tested,
+            _column(obsm, "is_ntc_cell", bool),
+            _column(obsm, "batch", np.int64),
+            _column(obsm, "n_guides", np.float64),
+            bool(file["uns/burden"][()]),
+            _strings(file["uns/batch_levels"]) if "batch_levels" in file["uns"] else None,
         )
 
 
@@ -86,8 +129,10 @@ def read_header(path: str | Path) -> OutcomeHeader:
         return _header(file)
 
 
-def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> list[np.ndarray]:
-    """Treated cells of some units of a stored screen.
+def read_carriers(
+    path: str | Path, kinds_and_names: list[tuple[str, str]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cells that carry the guides of some units of a stored screen, and how many of them.
 
     Parameters
     ----------
@@ -96,28 +141,51 @@ def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> li
 
     Returns
     -------
-    list of int64[::1]
-        Sorted cells, in the order asked for.
+    list of (int64[::1], float64[::1])
+        Sorted cells, and the number of the unit's guides in each, in the order asked for.
     """
     with h5py.File(path, "r") as file:
         kinds = _strings(file["uns/units/kind"])
         names = _strings(file["uns/units/name"])
         at = {pair: i for i, pair in enumerate(zip(kinds, names, strict=True))}
         indptr = file["obsm/treated/indptr"][:]
-        indices = file["obsm/treated/indices"]
-        return [
-            indices[indptr[i] : indptr[i + 1]].astype(np.int64)
-            for i in (at[pair] for pair in kinds_and_names)
-        ]
+        indices, data = file["obsm/treated/indices"], file["obsm/treated/data"]
+        found = []
+        for pair in kinds_and_names:
+            part = slice(indptr[at[pair]], indptr[at[pair] + 1])
+            found.append((indices[part].astype(np.int64), data[part].astype(np.float64)))
+        return found
+
+
+def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> list[np.ndarray]:
+    """The cells of :func:`read_carriers` alone."""
+    return [cells for cells, _ in read_carriers(path, kinds_and_names)]
 
 
 def _header(file: h5py.File) -> OutcomeHeader:
     uns = file["uns"]
+    words = ("effect_scale", "digest", "statistic", "control", "control_reason", "outcome_scale")
     return OutcomeHeader(
         file["obsm/design"].shape[0],
         _strings(file["var"][file["var"].attrs["_index"]]),
-        *(uns[name][()].decode() for name in ("effect_scale", "digest", "statistic")),
+        *(uns[name][()].decode() for name in words),
     )
+
+
+def _constants(file: h5py.File) -> np.ndarray:
+    return file["uns/constants"][:] if "constants" in file["uns"] else NO_CONSTANTS
+
+
+def _csr(group: h5py.Group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        group["data"][:],
+        group["indices"][:].astype(np.int32, copy=False),
+        group["indptr"][:].astype(np.int64, copy=False),
+    )
+
+
+def _column(group: h5py.Group, name: str, dtype: type) -> np.ndarray | None:
+    return group[name][:, 0].astype(dtype) if name in group else None
 
 
 def _strings(element: Any) -> list[str]:

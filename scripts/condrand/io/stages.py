@@ -13,7 +13,8 @@ import scipy.sparse as sp
 
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import new_anndata, read, write_element
-from condrand.statistics.scores import DenseScores, Scores
+from condrand.io.outcome import Outcome
+from condrand.statistics.scores import DenseScores
 
 
 def outcome_name(key: str) -> str:
@@ -35,6 +36,18 @@ class StoredScreen:
     covariates : pandas.DataFrame
     numeric_as_category_threshold : int or None
         See :func:`condrand.covariates.encode`.
+    burden : bool
+        Whether the guides per cell are a covariate.
+    is_ntc_cell : bool, shape (n_cells,)
+        Cells that carry NTC guides and no others.
+    n_guides : float64, shape (n_cells,)
+        Guides per cell but NTC guides.
+    batch : int64, shape (n_cells,), or None
+        Codes of the batch column, where one is asked for.
+    batch_levels : list of str, or None
+        What the codes stand for.
+    moi : dict of str to float
+        ``mean`` guides per cell; shares of cells with ``none``, ``one``, ``several``.
     """
 
     cells: pd.Index
@@ -43,10 +56,18 @@ class StoredScreen:
     library_size: np.ndarray | None
     covariates: pd.DataFrame
     numeric_as_category_threshold: int | None
+    burden: bool
+    is_ntc_cell: np.ndarray
+    n_guides: np.ndarray
+    batch: np.ndarray | None
+    batch_levels: list[str] | None
+    moi: dict[str, float]
 
     @classmethod
-    def read(cls, path: str | Path, settings: Mapping[str, Any]) -> "StoredScreen":
-        """Read the parts that an outcome section names."""
+    def read(
+        cls, path: str | Path, settings: Mapping[str, Any], batch_key: str | None = None
+    ) -> "StoredScreen":
+        """Read the parts that an outcome section names, and a batch column."""
         name = outcome_name(settings["key"])
         threshold = "uns/numeric_as_category_threshold"
         column = settings["library_size"] if settings["transform"] == "log1p_cpm" else None
@@ -58,17 +79,23 @@ class StoredScreen:
                 None if column is None else read(file, f"obsm/library_size.{column}").ravel(),
                 read(file, "obsm/covariates"),
                 int(read(file, threshold)) if threshold in file else None,
+                bool(read(file, "uns/burden")),
+                read(file, "obsm/is_ntc_cell").ravel(),
+                read(file, "obsm/n_guides").ravel().astype(np.float64),
+                None if batch_key is None else read(file, f"obsm/batch.{batch_key}").ravel(),
+                None if batch_key is None else list(read(file, f"uns/levels.batch.{batch_key}")),
+                {name: float(value) for name, value in read(file, "uns/moi").items()},
             )
 
 
 def write_outcome(
     path: str | Path,
     cells: pd.Index,
-    features: list[str],
-    scores: Scores,
-    design: Any,
-    effect_scale: str,
-    statistic: str,
+    outcome: Outcome,
+    design_names: list[str],
+    design_dropped: list[str],
+    control_reason: str,
+    outcome_scale: str,
 ) -> None:
     """Write an outcome as .h5ad, uncompressed, so that its size tells a shard job's memory.
 
@@ -76,52 +103,73 @@ def write_outcome(
     ----------
     path : str or pathlib.Path
     cells : pandas.Index
-    features : list of str
-    scores : DenseScores or SparseScores
-    design : condrand.normalize.Design
-    effect_scale : str
-    statistic : str
-        What the scores are for.
+    outcome : Outcome
+        Its digest is ignored: the file's is computed here.
+    design_names, design_dropped : list of str
+        Columns of the design, and those left out with the reason.
+    control_reason : str
+        Why these comparison cells.
+    outcome_scale : str
+        Unit of the outcome, where that of the effects is another.
     """
-    arrays = {"design": design.columns}
-    if isinstance(scores, DenseScores):
-        arrays["scores"] = scores.rows
-        matrix = None
+    arrays: dict[str, Any] = {"design": outcome.design}
+    uns: dict[str, Any] = {
+        "design_names": np.array(design_names, dtype=object),
+        "design_dropped": np.array(design_dropped, dtype=object),
+        "effect_scale": outcome.effect_scale,
+        "statistic": outcome.statistic,
+        "control": outcome.control,
+        "control_reason": control_reason,
+        "outcome_scale": outcome_scale,
+        "burden": outcome.burden,
+    }
+    scores = outcome.scores
+    if scores is None:
+        arrays["tested"] = outcome.tested
     else:
-        arrays["basis"] = scores.basis
-        matrix = sp.csr_matrix(
-            (scores.data, scores.indices, scores.indptr),
-            shape=(len(cells), scores.n_features),
-        )
-    names = pd.Index(features, dtype=object)
-    digest = _digest([*arrays.values(), *_parts(scores)], [*features, effect_scale, statistic])
+        uns["rank"] = scores.rank
+        if scores.constants.size:
+            uns["constants"] = scores.constants
+        if isinstance(scores, DenseScores):
+            arrays["scores"] = scores.rows
+        else:
+            shape = (len(cells), scores.projection.shape[1])
+            rows = (scores.data, scores.indices, scores.indptr)
+            arrays["sparse_scores"] = sp.csr_matrix(rows, shape=shape)
+            arrays["basis"] = scores.basis
+            uns["projection"] = scores.projection
+    for name in ("is_ntc_cell", "batch", "n_guides"):
+        column = getattr(outcome, name)
+        if column is not None:
+            arrays[name] = column[:, None]
+    if outcome.batch_levels is not None:
+        uns["batch_levels"] = np.array(outcome.batch_levels, dtype=object)
+    uns["digest"] = _digest({**arrays, **uns}, outcome.features)
+    names = pd.Index(outcome.features, dtype=object)
     with replacing(path) as temporary, new_anndata(temporary, cells, names) as file:
         for key, value in arrays.items():
             write_element(file["obsm"], key, value)
-        if matrix is not None:
-            write_element(file, "X", matrix)
-            write_element(file["uns"], "projection", scores.projection)
-        uns = {
-            "design_names": np.array(design.names, dtype=object),
-            "design_dropped": np.array(design.dropped, dtype=object),
-            "effect_scale": effect_scale,
-            "statistic": statistic,
-            "rank": scores.rank,
-            "digest": digest,
-        }
         for key, value in uns.items():
             write_element(file["uns"], key, value)
 
 
-def _parts(scores: Scores) -> list[np.ndarray]:
-    if isinstance(scores, DenseScores):
-        return []
-    return [scores.data, scores.indices, scores.indptr, scores.projection]
-
-
-def _digest(arrays: list[np.ndarray], words: list[str]) -> str:
+def _digest(elements: Mapping[str, Any], words: list[str]) -> str:
     digest = hashlib.blake2b("\0".join(words).encode(), digest_size=16)
-    for array in arrays:
-        digest.update(str((array.shape, array.dtype.str)).encode())
-        digest.update(np.ascontiguousarray(array).data)
+    for name, value in elements.items():
+        if sp.issparse(value):
+            parts = [value.data, value.indices, value.indptr]
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            parts = [value]
+        else:
+            digest.update(f"{name}={value}".encode())
+            continue
+        for part in parts:
+            digest.update(str((name, part.shape, part.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
+
+
+def read_guides_table(path: str | Path) -> pd.DataFrame:
+    """Guides of a stored screen: columns name, target, is_ntc, n_cells."""
+    with h5py.File(path, "r") as file:
+        return read(file, "uns/guides")

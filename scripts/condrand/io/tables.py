@@ -51,3 +51,8 @@ def write_text(text: str, path: str | Path) -> None:
     """Write a small text file, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def read_text(path: str | Path) -> str:
+    """Read a small text file."""
+    return Path(path).read_text()

@@ -30,8 +30,9 @@ def add_block(null, observed, centre, scale, exceed, powers, extremes, histogram
     centre, scale : float64[::1], shape (n_features,)
         Units of the standardized null, fixed for the target whatever the shard. A scale of 0
         leaves the standardized parts of that feature untouched.
-    exceed : int64[:, ::1], shape (3, n_features)
-        Resamples with ``null >= observed``, ``null <= observed``, ``|null| >= |observed|``.
+    exceed : int64[:, ::1], shape (4, n_features)
+        Resamples with ``null >= observed``, ``null <= observed``, ``|null| >= |observed|``, and
+        ``|null - centre| >= |observed - centre|``.
     powers : int64[:, ::1], shape (3, n_features)
         Sums of z, z**2, z**3 in units of ``1 / POWER_SCALE``, rounded once per block.
     extremes : float64[:, ::1], shape (2, n_features)
@@ -54,6 +55,7 @@ def add_block(null, observed, centre, scale, exceed, powers, extremes, histogram
             exceed[0, k] += value >= observed[k]
             exceed[1, k] += value <= observed[k]
             exceed[2, k] += abs(value) >= abs(observed[k])
+            exceed[3, k] += abs(value - centre[k]) >= abs(observed[k] - centre[k])
             if scale[k] > 0.0:
                 z = (value - centre[k]) / scale[k]
                 extremes[0, k] = min(extremes[0, k], z)

@@ -115,7 +115,8 @@ def bernoulli_hits(k0, k1, block, start, n_resamples, gap, hits, n_hits, cells, 
 
 
 @njit(**INLINE)
-def _add_row(total, row):
+def add_row(total, row):
+    """Add one row of scores to an accumulator, in place."""
     for j in range(row.size):
         total[j] += row[j]
 
@@ -157,7 +158,7 @@ def bernoulli_sums_dense(k0, k1, block, gap, scores, sums, counts):
             for h in range(n_hits[i]):
                 b = hits[i, h]
                 counts[b] += 1
-                _add_row(sums[b], row)
+                add_row(sums[b], row)
 
 
 @njit(**KERNEL)
@@ -199,7 +200,7 @@ def bernoulli_sums_sparse(
             for h in range(n_hits[i]):
                 b = hits[i, h]
                 counts[b] += 1
-                _add_row(basis_sums[b], row)
+                add_row(basis_sums[b], row)
                 total = sums[b]
                 for e in range(low, high):
                     total[indices[e]] += data[e]
@@ -219,7 +220,7 @@ def observed_sums_dense(cells, scores, sums):
     """
     sums[:] = 0.0
     for i in cells:
-        _add_row(sums, scores[i])
+        add_row(sums, scores[i])
 
 
 @njit(**KERNEL)
@@ -228,6 +229,6 @@ def observed_sums_sparse(cells, data, indices, indptr, basis, sums, basis_sums):
     sums[:] = 0.0
     basis_sums[:] = 0.0
     for i in cells:
-        _add_row(basis_sums, basis[i])
+        add_row(basis_sums, basis[i])
         for e in range(indptr[i], indptr[i + 1]):
             sums[indices[e]] += data[e]

@@ -22,7 +22,7 @@ def calibrate(
         Of all resamples.
     observed, centre, scale : float64, shape (n_features,)
         Observed statistic, and the units of the summary.
-    tail : {"two_sided", "left", "right"}
+    tail : {"two_sided", "two_sided_centred", "left", "right"}
     calibration : {"empirical", "skew_normal"}
         ``skew_normal`` is used for a feature where its diagnostics pass, ``empirical`` elsewhere.
 
@@ -52,7 +52,7 @@ def calibrate(
             centre + scale * z_fit.location, scale * z_fit.scale, z_fit.shape
         )
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_fitted = skew_normal.log_p_values(observed, fit, tail)
+            log_fitted = skew_normal.log_p_values(observed, fit, tail, centre)
         fitted[:] = np.exp(log_fitted), fit.location, fit.scale, fit.shape
         # A fit that gives no finite probability cannot speak, whatever its diagnostics.
         why[(why == "") & ~np.isfinite(log_fitted)] = "degenerate"

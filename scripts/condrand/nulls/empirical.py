@@ -2,7 +2,9 @@
 
 import numpy as np
 
-TAILS = ("two_sided", "left", "right")
+# Row of the counts that each tail reads.
+_ROW = {"right": 0, "left": 1, "two_sided": 2, "two_sided_centred": 3}
+TAILS = tuple(_ROW)
 
 
 def p_values(exceed: np.ndarray, n_resamples: int, tail: str) -> np.ndarray:
@@ -10,12 +12,13 @@ def p_values(exceed: np.ndarray, n_resamples: int, tail: str) -> np.ndarray:
 
     Parameters
     ----------
-    exceed : int64, shape (3, n_features)
-        Resamples >= observed, <= observed, and at least as far from zero.
+    exceed : int64, shape (4, n_features)
+        Resamples >= observed, <= observed, and at least as far from zero, and from the centre.
     n_resamples : int
         B.
-    tail : {"two_sided", "left", "right"}
-        Two-sided counts ``|resampled| >= |observed|``, about zero.
+    tail : {"two_sided", "two_sided_centred", "left", "right"}
+        Two-sided counts ``|resampled| >= |observed|``, about zero; ``two_sided_centred`` about
+        the mean of the statistic that the propensities imply.
 
     Returns
     -------
@@ -25,9 +28,8 @@ def p_values(exceed: np.ndarray, n_resamples: int, tail: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `tail` is none of the three.
+        If `tail` is none of these.
     """
-    row = {"right": 0, "left": 1, "two_sided": 2}
-    if tail not in row:
+    if tail not in _ROW:
         raise ValueError(f"tail {tail!r} is none of {', '.join(TAILS)}")
-    return (1 + exceed[row[tail]]) / (n_resamples + 1)
+    return (1 + exceed[_ROW[tail]]) / (n_resamples + 1)

@@ -104,7 +104,9 @@ def log_cdf(x: np.ndarray, fit: SkewNormal) -> np.ndarray:
     return log_sf(-np.asarray(x, np.float64), mirror)
 
 
-def log_p_values(statistic: np.ndarray, fit: SkewNormal, tail: str) -> np.ndarray:
+def log_p_values(
+    statistic: np.ndarray, fit: SkewNormal, tail: str, centre: np.ndarray | float = 0.0
+) -> np.ndarray:
     """Natural logarithm of the p value of an observed statistic.
 
     Parameters
@@ -112,16 +114,19 @@ def log_p_values(statistic: np.ndarray, fit: SkewNormal, tail: str) -> np.ndarra
     statistic : float64, shape (n_features,)
     fit : SkewNormal
         In the units of the statistic.
-    tail : {"two_sided", "left", "right"}
-        Two-sided is what the empirical p value counts, ``P(|T| >= |observed|)`` about zero: both
-        tails of the fit, not twice one.
+    tail : {"two_sided", "two_sided_centred", "left", "right"}
+        Two-sided is what the empirical p value counts, ``P(|T - c| >= |observed - c|)`` with c
+        zero, or `centre` if centred: both tails of the fit, not twice one.
+    centre : float64, shape (n_features,)
     """
     if tail == "right":
         return log_sf(statistic, fit)
     if tail == "left":
         return log_cdf(statistic, fit)
-    far = np.abs(statistic)
-    return np.minimum(np.logaddexp(log_sf(far, fit), log_cdf(-far, fit)), 0.0)
+    about = centre if tail == "two_sided_centred" else 0.0
+    far = np.abs(statistic - about)
+    both = np.logaddexp(log_sf(about + far, fit), log_cdf(about - far, fit))
+    return np.minimum(both, 0.0)
 
 
 def diagnose(summary: NullSummary, fit: SkewNormal) -> np.ndarray:

@@ -18,8 +18,9 @@ class NullSummary:
     ----------
     n : int64[::1], shape (1,)
         Resamples.
-    exceed : int64, shape (3, n_features)
-        Resamples with statistic >= observed, <= observed, and |statistic| >= |observed|.
+    exceed : int64, shape (4, n_features)
+        Resamples with statistic >= observed, <= observed, and at least as far from zero, and from
+        the centre of the units.
     powers : int64, shape (3, n_features)
         Sums of z, z**2, z**3 in fixed point (``POWER_SCALE``); integers, because floating sums
         would depend on the order of merging.
@@ -42,7 +43,7 @@ class NullSummary:
         extremes[0], extremes[1] = np.inf, -np.inf
         return cls(
             np.zeros(1, np.int64),
-            np.zeros((3, n_features), np.int64),
+            np.zeros((4, n_features), np.int64),
             np.zeros((3, n_features), np.int64),
             extremes,
             np.zeros((n_features, N_BINS), np.int32),

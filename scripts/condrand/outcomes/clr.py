@@ -7,6 +7,8 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 EFFECT_SCALE = "CLR (natural log)"
+USAGE_SCALE = "share of usage"
+_PIECE = 65_536
 
 
 def usage_floor(usage: np.ndarray, quantile: float, epsilon: float | None) -> float:
@@ -43,12 +45,28 @@ def usage_floor(usage: np.ndarray, quantile: float, epsilon: float | None) -> fl
     return floor
 
 
-def clr(usage: np.ndarray, floor: float) -> np.ndarray:
-    """Centred log-ratio ``log u - mean(log u)`` of floored, renormalized rows.
+def floored(usage: np.ndarray, floor: float) -> np.ndarray:
+    """Usage raised to at least `floor`, rows divided by their sums, in place.
 
     Parameters
     ----------
     usage : float64, shape (n_cells, n_programs)
+        Overwritten and returned.
+    floor : float
+        Positive.
+    """
+    np.maximum(usage, floor, out=usage)
+    usage /= usage.sum(axis=1, keepdims=True)
+    return usage
+
+
+def clr(usage: np.ndarray, floor: float) -> np.ndarray:
+    """Centred log-ratio ``log u - mean(log u)`` of floored, renormalized rows, in place.
+
+    Parameters
+    ----------
+    usage : float64, shape (n_cells, n_programs)
+        Overwritten and returned.
     floor : float
         Positive.
 
@@ -62,5 +80,9 @@ def clr(usage: np.ndarray, floor: float) -> np.ndarray:
     Source: Aitchison 1982, "The statistical analysis of compositional data", section 4.2.
     Renormalizing cancels in the ratio; it is kept out of the arithmetic.
     """
-    logged = np.log(np.maximum(usage, floor))
-    return logged - logged.mean(axis=1, keepdims=True)
+    for start in range(0, usage.shape[0], _PIECE):
+        piece = usage[start : start + _PIECE]
+        np.maximum(piece, floor, out=piece)
+        np.log(piece, out=piece)
+        piece -= piece.mean(axis=1, keepdims=True)
+    return usage

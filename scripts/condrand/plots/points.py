@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pandas as pd
+from scipy.special import betaincinv
 
 # -log10 of the smallest positive float64, for a p value known only to be below it.
 _LARGEST_LOG10_P = 323.3
@@ -99,6 +100,68 @@ def thin_ranks(n: int, *, keep: int = 2000, spread: int = 2000) -> np.ndarray:
         return np.arange(1, n + 1)
     rest = np.rint(np.geomspace(keep + 1, n, spread)).astype(np.int64)
     return np.unique(np.concatenate([np.arange(1, keep + 1), rest]))
+
+
+def qq_curve(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the points of a quantile-quantile curve.
+
+    Parameters
+    ----------
+    observed : float64 array, shape (m,)
+        -log10 p, in any order.
+
+    Returns
+    -------
+    expected, observed : float64 array
+        The most significant first, the i-th at -log10((i - 0.5) / m); ranks as chosen by
+        :func:`thin_ranks`.
+    """
+    ranks = thin_ranks(observed.size)
+    return -np.log10((ranks - 0.5) / observed.size), np.sort(observed)[::-1][ranks - 1]
+
+
+def uniform_band(n: int, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give where the curve of independent uniform p values lies, point by point.
+
+    Parameters
+    ----------
+    n
+        Number of tests, at least 1.
+    confidence
+        Coverage, between 0 and 1.
+
+    Returns
+    -------
+    expected, low, high : float64 array
+        -log10 p, the most significant first, thinned: the i-th smallest of ``n`` uniform
+        values has the law Beta(i, n - i + 1).
+    """
+    ranks = thin_ranks(n, keep=100, spread=200)
+    tail = (1.0 - confidence) / 2.0
+    low = -np.log10(betaincinv(ranks, n - ranks + 1, 1.0 - tail))
+    high = -np.log10(betaincinv(ranks, n - ranks + 1, tail))
+    return -np.log10((ranks - 0.5) / n), low, high
+
+
+def shared_floor(p: np.ndarray) -> float | None:
+    """Give -log10 of the smallest empirical p value when several tests share it.
+
+    Parameters
+    ----------
+    p : float64 array, shape (n_tests,)
+        Empirical p values, multiples of 1 / (B + 1).
+
+    Returns
+    -------
+    float or None
+        None where the smallest is no floor: only one test has it, or it is not the inverse of
+        a whole number.
+    """
+    if p.size == 0 or np.count_nonzero(p == p.min()) < 2:
+        return None
+    # 1/(B+1) is the inverse of a whole number; 3/(B+1), shared by chance, mostly is not.
+    inverse = 1.0 / p.min()
+    return float(np.log10(inverse)) if abs(inverse - round(inverse)) < 1e-6 * inverse else None
 
 
 def thin_grid(x: np.ndarray, y: np.ndarray, *, cells: int = 600) -> np.ndarray:

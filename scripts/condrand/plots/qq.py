@@ -4,13 +4,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import betaincinv
 
 from condrand.plots import style
-from condrand.plots.points import heading, log10_p, tested, thin_ranks
+from condrand.plots.points import (
+    heading,
+    log10_p,
+    qq_curve,
+    shared_floor,
+    tested,
+    uniform_band,
+)
 
-# Height of the panel in multiples of the largest expected value: the diagonal ends at 2/5 of it.
-_HEIGHT = 2.5
+# Height of a panel in multiples of the largest expected value: the diagonal ends at 2/5 of it.
+HEIGHT = 2.5
 
 
 @style.styled
@@ -60,7 +66,7 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
         style.say_empty(panel, "no test has a p value")
         return figure
 
-    expected, low, high = _band(n_band, confidence)
+    expected, low, high = uniform_band(n_band, confidence)
     band_of = "NTC guides" if len(control_tests) else "all tests"
     panel.fill_between(
         expected,
@@ -74,28 +80,18 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
     )
     tests, nulls = log10_p(all_tests), log10_p(control_tests)
     right = float(-np.log10(0.5 / max(tests.size, nulls.size)))
-    floor = _floor(all_tests, control_tests)
-    needed = max(_HEIGHT * right, 1.05 * float(high.max()), 1.08 * (floor or 0.0))
+    floor = shared_floor(empirical_p(all_tests, control_tests))
+    needed = max(HEIGHT * right, 1.05 * float(high.max()), 1.08 * (floor or 0.0))
     ceiling = float(np.ceil(needed))
-    _draw_curve(panel, tests, ceiling, "all tests", style.TARGET_COLOUR, "all-tests", 3)
-    _draw_curve(panel, nulls, ceiling, "NTC guides", style.CONTROL_COLOUR, "controls", 4)
+    draw_curve(panel, tests, ceiling, "all tests", style.TARGET_COLOUR, "all-tests", 3)
+    draw_curve(panel, nulls, ceiling, "NTC guides", style.CONTROL_COLOUR, "controls", 4)
     panel.plot([0, right], [0, right], "-", color=style.BLACK, gid="identity", zorder=2)
     panel.set_xlim(0, right * 1.04)
     highest = float(np.concatenate([tests, nulls]).max())
     panel.set_ylim(0.0, ceiling if highest > ceiling else None)
 
     if floor is not None:
-        panel.axhline(floor, linestyle=":", color=style.GUIDE_COLOUR, gid="floor", zorder=2)
-        panel.annotate(
-            "floor 1/(B+1)",
-            (0.0, floor),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 2),
-            textcoords="offset points",
-            fontsize=style.SMALL_FONT,
-            color=style.GUIDE_COLOUR,
-        )
-        panel.set_ylim(top=max(panel.get_ylim()[1], floor * 1.08))
+        draw_floor(panel, floor)
     handles, names = panel.get_legend_handles_labels()
     # Down the columns: the sets of tests, the band, and what lies above the panel.
     rank = {"all-tests": 0, "controls": 1, "band": 2, "all-tests-above": 3, "controls-above": 4}
@@ -106,26 +102,42 @@ def qq(effects: pd.DataFrame, controls: pd.DataFrame, *, confidence: float = 0.9
     return figure
 
 
-def _draw_curve(
+def draw_curve(
     panel: Axes,
     values: np.ndarray,
     ceiling: float,
     name: str,
     colour: str,
     gid: str,
-    zorder: int,
+    zorder: float,
+    *,
+    size: float = 2.5,
 ) -> None:
-    """Draw one set of tests: dots, and triangles at the ceiling for those above it."""
+    """Draw one set of tests: dots, and triangles at the ceiling for those above it.
+
+    Parameters
+    ----------
+    panel
+        Changed in place.
+    values : float64 array, shape (n_tests,)
+        -log10 p; of none, nothing is drawn.
+    ceiling
+        Upper edge of the panel.
+    name, colour, gid, zorder
+        Of the dots; the gid of the triangles is that and '-above'.
+    size
+        Of the dots, in points.
+    """
     if values.size == 0:
         return
-    expected, observed = _curve(values)
+    expected, observed = qq_curve(values)
     above = observed > ceiling
     panel.plot(
         expected[~above],
         observed[~above],
         "o",
         color=colour,
-        markersize=2.5,
+        markersize=size,
         markeredgewidth=0,
         label=f"{name} (n = {values.size:,})",
         gid=gid,
@@ -143,7 +155,7 @@ def _draw_curve(
         np.full(np.count_nonzero(above), ceiling),
         "^",
         color=colour,
-        markersize=4.0,
+        markersize=size + 1.5,
         markeredgewidth=0,
         label=f"{count:,} above {ceiling:g}, largest {largest:,.{digits}f}",
         gid=f"{gid}-above",
@@ -153,33 +165,42 @@ def _draw_curve(
     )
 
 
-def _curve(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give expected and observed -log10 p, the most significant first, thinned."""
-    ranks = thin_ranks(observed.size)
-    return -np.log10((ranks - 0.5) / observed.size), np.sort(observed)[::-1][ranks - 1]
+def draw_floor(panel: Axes, floor: float) -> None:
+    """Draw the line below which no empirical p value can be, and make room for it.
 
-
-def _band(n: int, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give expected -log10 p and the lower and upper edge of the band, thinned."""
-    ranks = thin_ranks(n, keep=100, spread=200)
-    tail = (1.0 - confidence) / 2.0
-    low = -np.log10(betaincinv(ranks, n - ranks + 1, 1.0 - tail))
-    high = -np.log10(betaincinv(ranks, n - ranks + 1, tail))
-    return -np.log10((ranks - 0.5) / n), low, high
-
-
-def _floor(*tables: pd.DataFrame) -> float | None:
-    """Give -log10 of the smallest empirical p when several tests share it."""
-    p = np.concatenate(
-        [
-            table.loc[(table["p_source"] == "empirical").to_numpy(bool), "p_value"].to_numpy(
-                np.float64
-            )
-            for table in tables
-        ]
+    Parameters
+    ----------
+    panel
+        Changed in place; its limits are set.
+    floor
+        -log10 of the smallest attainable p value.
+    """
+    panel.axhline(floor, linestyle=":", color=style.GUIDE_COLOUR, gid="floor", zorder=2)
+    panel.annotate(
+        "floor 1/(B+1)",
+        (0.0, floor),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 2),
+        textcoords="offset points",
+        fontsize=style.SMALL_FONT,
+        color=style.GUIDE_COLOUR,
     )
-    if p.size == 0 or np.count_nonzero(p == p.min()) < 2:
-        return None
-    # 1/(B+1) is the inverse of a whole number; 3/(B+1), shared by chance, mostly is not.
-    inverse = 1.0 / p.min()
-    return float(np.log10(inverse)) if abs(inverse - round(inverse)) < 1e-6 * inverse else None
+    panel.set_ylim(top=max(panel.get_ylim()[1], floor * 1.08))
+
+
+def empirical_p(*tables: pd.DataFrame) -> np.ndarray:
+    """Give the reported p values that are empirical.
+
+    Parameters
+    ----------
+    *tables
+        From :func:`condrand.plots.points.tested`.
+
+    Returns
+    -------
+    float64 array
+    """
+    parts = [
+        table.loc[(table["p_source"] == "empirical").to_numpy(bool), "p_value"] for table in tables
+    ]
+    return np.concatenate([part.to_numpy(np.float64) for part in parts])

@@ -1,6 +1,7 @@
 """Bernoulli resampling: each cell is treated independently with its propensity."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from condrand.kernels.resampling import (
     bernoulli_sums_sparse,
     mean_gaps,
 )
+from condrand.samplers.strata import Strata
 from condrand.samplers.streams import stream_key
 from condrand.statistics.scores import DenseScores, Scores, SetSums
 
@@ -29,10 +31,16 @@ class BernoulliSampler:
 
     key: tuple[np.uint64, np.uint64]
     gap: np.ndarray
+    needs_strata: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, seed: int, kind: str, unit: str, p: np.ndarray) -> "BernoulliSampler":
-        """The sampler of a unit with propensities `p` (float64[::1], inside (0, 1))."""
+    def of(
+        cls, seed: int, kind: str, unit: str, p: np.ndarray, strata: Strata | None = None
+    ) -> "BernoulliSampler":
+        """The sampler of a unit with propensities `p` (float64[::1], inside (0, 1)).
+
+        Strata are not used: each cell is drawn on its own.
+        """
         gap = np.empty_like(p)
         mean_gaps(p, gap)
         return cls(stream_key(seed, kind, unit), gap)

@@ -1,8 +1,21 @@
-"""What is computed from a treated set: a per-cell score and a finalizer on its sums.
+"""What is computed from a treated set: per-cell scores and a finalizer on their sums.
 
-A statistic is a module with ``score``, ``coefficients``, ``is_singular`` and ``null_units``.
+A statistic is a module with
+
+``score(outcome, basis)``
+    the scores, computed once for all treated sets;
+``values(scores, sums)``
+    the tested statistic of each set, finite for every set;
+``effects(scores, sums)``, ``effect_scale(outcome_scale)``
+    what a reader is told, and its unit;
+``untestable(scores, sums)``
+    why the first set cannot be tested, or nothing;
+``null_units(scores, moments)``
+    about where the resampled statistic lies, and how widely;
+``without(scores, column)``
+    the scores with one more covariate projected out, for statistics that project.
 """
 
-from condrand.statistics import ols
+from condrand.statistics import ols, ols_t, rank, welch
 
-STATISTICS = {"ols": ols}
+STATISTICS = {"ols": ols, "ols_t": ols_t, "rank": rank, "welch": welch}

@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from condrand.kernels.ols import SINGULAR, coefficients_dense, coefficients_sparse
-from condrand.statistics.scores import DenseScores, Moments, Scores, SetSums, SparseScores
+from condrand.kernels.ols import (
+    EXPLAINED,
+    SINGULAR,
+    coefficients_dense,
+    coefficients_sparse,
+    project_out_dense,
+)
+from condrand.statistics.scores import (
+    DenseScores,
+    Moments,
+    Scores,
+    SetSums,
+    SparseScores,
+    padded,
+)
 
 if TYPE_CHECKING:  # scipy would delay the start of every shard job
     import scipy.sparse as sp
 
-_VECTOR = 8
-# Residual variance this small relative to the feature's own is rounding: the covariates (or a
-# constant) explain the feature wholly, and its coefficient would be noise over noise.
-_CONSTANT = 1e-20
+# Rows that are projected together: one such piece is all that is held beside the scores.
+_PIECE = 65_536
 
 
 def score(outcome: "np.ndarray | sp.csr_matrix", basis: np.ndarray) -> Scores:
@@ -39,16 +50,22 @@ def score(outcome: "np.ndarray | sp.csr_matrix", basis: np.ndarray) -> Scores:
             np.ascontiguousarray(outcome.indptr, np.int64),
             basis,
             projection,
+            n_features,
         )
-    width = -(-(n_features + rank) // _VECTOR) * _VECTOR
-    rows = np.zeros((n_cells, width))
+    rows = np.zeros((n_cells, padded(n_features + rank)))
     rows[:, :n_features] = outcome
-    rows[:, :n_features] -= basis @ projection
-    # A second pass takes out what rounding left of the covariates in the residual.
-    rows[:, :n_features] -= basis @ (basis.T @ rows[:, :n_features])
-    constant = np.sum(rows[:, :n_features] ** 2, axis=0) <= _CONSTANT * np.sum(outcome**2, axis=0)
-    rows[:, np.flatnonzero(constant)] = 0.0
     rows[:, n_features : n_features + rank] = basis
+    pieces = [slice(a, a + _PIECE) for a in range(0, n_cells, _PIECE)]
+    residual = rows[:, :n_features]
+    # A second pass takes out what rounding left of the covariates in the residual.
+    for weights in (projection, None):
+        if weights is None:
+            weights = sum(basis[piece].T @ residual[piece] for piece in pieces)
+        for piece in pieces:
+            residual[piece] -= basis[piece] @ weights
+    left = sum(np.sum(residual[piece] ** 2, axis=0) for piece in pieces)
+    whole = sum(np.sum(outcome[piece] ** 2, axis=0) for piece in pieces)
+    rows[:, np.flatnonzero(left <= EXPLAINED * whole)] = 0.0
     return DenseScores(rows, n_features, rank)
 
 
@@ -58,7 +75,7 @@ def coefficients(scores: Scores, sums: SetSums) -> np.ndarray:
     Returns
     -------
     float64[:, ::1], shape (n_sets, n_features)
-        0 for a set whose indicator the covariates explain (:func:`is_singular`).
+        0 for a set whose indicator the covariates explain (:func:`untestable`).
     """
     out = np.empty((sums.counts.size, scores.n_features))
     if isinstance(scores, DenseScores):
@@ -68,16 +85,34 @@ def coefficients(scores: Scores, sums: SetSums) -> np.ndarray:
     return out
 
 
-def is_singular(scores: Scores, sums: SetSums) -> bool:
-    """Whether the covariates explain the indicator of the first set."""
+values = effects = coefficients
+
+
+def effect_scale(outcome_scale: str) -> str:
+    """A coefficient has the unit of the outcome."""
+    return outcome_scale
+
+
+def denominators(scores: Scores, sums: SetSums) -> np.ndarray:
+    """``n - |sum Q|**2`` of every set: float64, shape (n_sets,)."""
+    q = sums.basis
     if isinstance(scores, DenseScores):
-        q = sums.rows[0, scores.n_features : scores.n_features + scores.rank]
-    else:
-        q = sums.basis[0]
-    return bool(sums.counts[0] - q @ q <= SINGULAR * sums.counts[0])
+        q = sums.rows[:, scores.n_features : scores.n_features + scores.rank]
+    total = sums.counts.astype(np.float64)
+    # Column by column: the order of summing must not depend on the number of sets.
+    for j in range(scores.rank):
+        total -= q[:, j] * q[:, j]
+    return total
 
 
-def null_units(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+def untestable(scores: Scores, sums: SetSums) -> str:
+    """Why the first set has no coefficient; empty where it has one."""
+    if denominators(scores, sums)[0] <= SINGULAR * sums.counts[0]:
+        return "covariates determine the treatment"
+    return ""
+
+
+def null_units(scores: Scores, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Approximate mean and standard deviation of the coefficient under resampling.
 
     Only units for the summary of the null: nothing else depends on the approximation of the
@@ -89,3 +124,44 @@ def null_units(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
         The scale is 0 for a feature that does not vary.
     """
     return moments.mean / moments.denominator, np.sqrt(moments.variance) / moments.denominator
+
+
+def without(scores: Scores, column: np.ndarray) -> Scores:
+    """The same scores with one more covariate projected out.
+
+    Parameters
+    ----------
+    scores : DenseScores or SparseScores
+        Not changed.
+    column : float64[::1], shape (n_cells,)
+
+    Notes
+    -----
+    With ``q`` the part of the column outside Q, of length one: ``M' Y = M Y - q (q'M Y)``
+    (Gram-Schmidt, orthogonalized twice). A column inside the span of Q changes nothing.
+    """
+    if isinstance(scores, DenseScores):
+        k, rank = scores.n_features, scores.rank
+        rows = np.empty((scores.n_cells, padded(k + rank + 1)))
+        if not project_out_dense(scores.rows, k, rank, column, rows):
+            return scores
+        return DenseScores(rows, k, rank + 1, scores.constants)
+    import scipy.sparse as sp
+
+    q = column - scores.basis @ (scores.basis.T @ column)
+    q -= scores.basis @ (scores.basis.T @ q)
+    length = np.linalg.norm(q)
+    if length <= 1e-9 * np.linalg.norm(column):
+        return scores
+    q /= length
+    shape = (scores.n_cells, scores.projection.shape[1])
+    outcome = sp.csr_matrix((scores.data, scores.indices, scores.indptr), shape=shape)
+    return SparseScores(
+        scores.data,
+        scores.indices,
+        scores.indptr,
+        np.ascontiguousarray(np.column_stack([scores.basis, q])),
+        np.ascontiguousarray(np.vstack([scores.projection, outcome.T @ q])),
+        scores.n_features,
+        scores.constants,
+    )

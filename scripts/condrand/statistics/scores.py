@@ -1,6 +1,6 @@
 """Per-cell scores of a statistic, dense or sparse, and their sums over treated sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +12,13 @@ from condrand.kernels.moments import (
 from condrand.kernels.resampling import observed_sums_dense, observed_sums_sparse
 
 _CANCELLED = 1e-12
+_VECTOR = 8
+NO_CONSTANTS = np.zeros((0, 0))
+
+
+def padded(n_columns: int) -> int:
+    """Columns of a score row that are whole vectors of eight float64."""
+    return -(-n_columns // _VECTOR) * _VECTOR
 
 
 @dataclass(frozen=True)
@@ -55,18 +62,27 @@ class Moments:
 
 @dataclass(frozen=True)
 class DenseScores:
-    """Residual outcome beside the covariates' basis, ``[M Y | Q | 0]``, one row per cell.
+    """One row of scores per cell: a column per feature, then whatever else is summed.
 
     Attributes
     ----------
     rows : float64[:, ::1], shape (n_cells, width)
-        Padded with zeros to a multiple of eight columns, one vector of float64.
+        The features' scores, the covariates' basis Q in the next `rank` columns, a statistic's
+        further columns, and zeros up to a multiple of eight columns (:func:`padded`).
     n_features, rank : int
+    constants : float64[:, ::1], shape (n_constants, n_features)
+        What the statistic's finalizer needs of all cells together.
     """
 
     rows: np.ndarray
     n_features: int
     rank: int
+    constants: np.ndarray = field(default_factory=lambda: NO_CONSTANTS)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells scored."""
+        return self.rows.shape[0]
 
     def room_for(self, n_sets: int) -> SetSums:
         """Uninitialized sums of `n_sets` sets."""
@@ -91,16 +107,19 @@ class DenseScores:
 
 @dataclass(frozen=True)
 class SparseScores:
-    """Sparse outcome Y in CSR, its residual taken after summing: ``sum Y - (sum Q)(Q'Y)``.
+    """Sparse scores Y in CSR, their residual taken after summing: ``sum Y - (sum Q)(Q'Y)``.
 
     Attributes
     ----------
     data, indices, indptr : float64[::1], int32[::1], int64[::1]
-        Y, one row per cell.
+        Y, one row per cell: the features' columns, then a statistic's further ones.
     basis : float64[:, ::1], shape (n_cells, rank)
         Q.
-    projection : float64[:, ::1], shape (rank, n_features)
+    projection : float64[:, ::1], shape (rank, width)
         ``Q'Y``.
+    n_features : int
+    constants : float64[:, ::1], shape (n_constants, n_features)
+        As in :class:`DenseScores`.
     """
 
     data: np.ndarray
@@ -108,11 +127,13 @@ class SparseScores:
     indptr: np.ndarray
     basis: np.ndarray
     projection: np.ndarray
+    n_features: int
+    constants: np.ndarray = field(default_factory=lambda: NO_CONSTANTS)
 
     @property
-    def n_features(self) -> int:
-        """Columns of Y."""
-        return self.projection.shape[1]
+    def n_cells(self) -> int:
+        """Cells scored."""
+        return self.basis.shape[0]
 
     @property
     def rank(self) -> int:
@@ -121,7 +142,8 @@ class SparseScores:
 
     def room_for(self, n_sets: int) -> SetSums:
         """Uninitialized sums of `n_sets` sets."""
-        rows, basis = np.empty((n_sets, self.n_features)), np.empty((n_sets, self.rank))
+        rows = np.empty((n_sets, self.projection.shape[1]))
+        basis = np.empty((n_sets, self.rank))
         return SetSums(rows, np.empty(n_sets, np.int64), basis)
 
     def observed(self, cells: np.ndarray) -> SetSums:
@@ -139,8 +161,9 @@ class SparseScores:
         The variance expands ``sum v (y - Q b)**2`` with ``v = p (1 - p)``, ``b = Q'y``, so that
         the residual is never written out.
         """
-        mean, square = np.empty(self.n_features), np.empty(self.n_features)
-        cross = np.empty((self.n_features, self.rank))
+        width, k = self.projection.shape[1], self.n_features
+        mean, square = np.empty(width), np.empty(width)
+        cross = np.empty((width, self.rank))
         gram = np.empty((self.rank, self.rank))
         bernoulli_moments_sparse(
             p, self.data, self.indices, self.indptr, self.basis, mean, square, cross
@@ -154,7 +177,7 @@ class SparseScores:
         denominator = count - float(np.sum(basis_mean**2) + np.trace(gram))
         # Below this the difference of the sums is rounding: the feature does not vary.
         variance = np.where(variance <= _CANCELLED * square, 0.0, variance)
-        return Moments(mean, variance, count, denominator)
+        return Moments(mean[:k], variance[:k], count, denominator)
 
 
 Scores = DenseScores | SparseScores

@@ -1,0 +1,14 @@
+"""Rule plot_residuals: residuals of the outcome along each numeric covariate."""
+
+from condrand.entry import start
+
+start(snakemake)
+
+from condrand.figures import draw_residuals
+
+draw_residuals(
+    trends=snakemake.input.trends,
+    outcome=snakemake.input.outcome,
+    png=snakemake.output.png,
+    svg=snakemake.output.svg,
+)

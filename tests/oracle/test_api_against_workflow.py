@@ -1,0 +1,175 @@
+"""A notebook gives the workflow's numbers for the same data, seed, B, sampler and statistic."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import condrand
+from condrand.config import normalize_settings
+from condrand.engines import crt_steps
+from condrand.engines.ntc_null import write_ntc_null
+from condrand.normalize import normalize
+from condrand.plan import n_blocks
+from condrand.simulate import simulate_screen
+from condrand.units import NTC_GROUP
+
+SEED, B = 7, 1500
+BURDEN = "log1p_non_ntc_guides_per_cell"
+BY_BURDEN = {"sampler": "stratified_perm"}
+WITHOUT_BURDEN = {"sampler": "stratified_perm", "stratify": {"stratify_by_burden": False}}
+GROUPS = {"group_size": 3, "n_bins": 1, "n_ensemble": 2}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("screen") / "screen.h5ad"
+    simulate_screen(path, n_cells=900, n_programs=4, n_targets=6, ntc_fraction=0.3, seed=5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(path):
+    return condrand.prepare_crt_inputs(ad.read_h5ad(path))
+
+
+@pytest.fixture
+def stages(path, load, complete):
+    """Load and normalize; give the folder and the complete analysis."""
+
+    def run(**analysis):
+        given = {"resamples": B, **analysis}
+        folder = load(path, **given)
+        settings = complete(**given)["analyses"]["crt"]
+        outcome = folder / "outcome.h5ad"
+        normalize(folder / "screen.h5ad", outcome, **normalize_settings(settings))
+        return folder, settings
+
+    return run
+
+
+@pytest.fixture
+def workflow(stages):
+    """Run an analysis as the workflow does, in two shards; give its table."""
+
+    def run(**analysis):
+        folder, settings = stages(**analysis)
+        screen, outcome = folder / "screen.h5ad", folder / "outcome.h5ad"
+        propensity, merged = folder / "propensity.npz", folder / "effects.parquet"
+        which = ("all", settings["controls"])
+        tables = [folder / "targets.tsv"]
+        crt_steps.prepare_batch(screen, tables, outcome, propensity, 0, *which, settings)
+        shards = [folder / "0.npz", folder / "1.npz"]
+        for shard, blocks in zip(shards, [(0, 1), (1, n_blocks(B))], strict=True):
+            crt_steps.resample_shard(outcome, propensity, shard, blocks, B, SEED, 1, settings)
+        crt_steps.merge_batch(
+            outcome, propensity, shards, merged, folder / "n.tsv", ("s", "a"), settings, SEED
+        )
+        table = pd.read_parquet(merged)
+        return table[table["kind"] == "target"]
+
+    return run
+
+
+def wide(table, column):
+    return table.pivot(index="target", columns="feature", values=column).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "call"),
+    [
+        ({}, {}),
+        ({"statistic": "ols_t"}, {"test_stat": "ols_t"}),
+        ({"statistic": "rank"}, {"test_stat": "utest"}),
+        ({"statistic": "welch"}, {"test_stat": "welch"}),
+        (WITHOUT_BURDEN, {"resampling_method": "stratified_perm"}),
+        (
+            BY_BURDEN,
+            {"resampling_method": "stratified_perm", "resampling_kwargs": {"burden_key": BURDEN}},
+        ),
+    ],
+    ids=["ols", "ols_t", "rank", "welch", "stratified", "stratified by burden"],
+)
+def test_p_values_of_a_notebook_are_those_of_the_workflow(workflow, inputs, analysis, call):
+    table = workflow(
+        **{"calibration": "skew_normal", "statistic": "ols", "controls": "none", **analysis}
+    )
+    genes = sorted(table["target"].unique())
+    assert len(genes) == 6
+    out = condrand.run_all_genes_union_crt(
+        inputs,
+        genes,
+        B=B,
+        n_jobs=2,
+        base_seed=SEED,
+        calibrate_skew_normal=True,
+        return_raw_pvals=True,
+        **call,
+    )
+    columns = list(out["pvals_df"])
+    raw = wide(table, "p_empirical")[columns]
+    np.testing.assert_array_equal(out["pvals_raw_df"].to_numpy(), raw.to_numpy())
+    np.testing.assert_allclose(out["pvals_df"], wide(table, "p_value")[columns], rtol=1e-9)
+    np.testing.assert_allclose(out["betas_df"], wide(table, "effect")[columns], rtol=1e-12)
+    source = table.pivot(index="target", columns="feature", values="p_source")[columns]
+    np.testing.assert_array_equal(out["p_source_df"].to_numpy(), source.to_numpy())
+    sizes = table.groupby("target")["n_target"].first()
+    assert out["treated_df"].to_dict() == sizes.to_dict()
+
+
+def test_a_group_draws_as_the_workflows_unit_of_its_name(path, inputs):
+    groups = {"ntc_0": inputs.guide_names[-3:]}
+    (table,) = condrand.crt_pvals_for_ntc_groups_ensemble(
+        inputs, [groups], B, SEED, expected_group_size=3
+    ).values()
+    from condrand.api.inputs import outcome_of
+    from condrand.engines import crt
+
+    carried = ad.read_h5ad(path).obsm["guide_assignment"].toarray()[:, -3:]
+    cells = np.flatnonzero(carried.any(axis=1))
+    outcome = outcome_of(inputs, "ols")
+    batch = crt.prepare(outcome, [NTC_GROUP], ["e0/ntc_0"], [cells])
+    summaries = crt.resample(outcome, batch, range(n_blocks(B)), B, SEED)
+    settings = {"tail": "two_sided", "calibration": "empirical"}
+    rows = crt.batch_table(outcome, batch, summaries, ("", ""), settings)
+    np.testing.assert_array_equal(table.loc["ntc_0"], rows["p_empirical"])
+
+
+@pytest.mark.parametrize("mode", ["meta", "pooled"])
+def test_the_null_of_controls_is_that_of_the_workflow(stages, inputs, mode):
+    section = {"guides_per_unit": 2, "n_ntc_units": 300, "batch_mode": mode}
+    folder, settings = stages(
+        statistic="ols", controls="none", null_method="ntc_empirical", ntc_empirical=section
+    )
+    table, rest = folder / "effects.parquet", [folder / "m.tsv", folder / "crossfit.parquet"]
+    write_ntc_null(
+        folder / "screen.h5ad",
+        [folder / "targets.tsv"],
+        folder / "outcome.h5ad",
+        table,
+        *rest,
+        ("s", "a"),
+        "all",
+        "none",
+        settings["ntc_empirical"],
+        SEED,
+        1,
+    )
+    expected = wide(pd.read_parquet(table), "p_value")
+    out = condrand.run_all_genes_union_crt(
+        inputs,
+        list(expected.index),
+        base_seed=SEED,
+        null_method="ntc_empirical",
+        null_kwargs=section,
+        qq_crossfit=True,
+    )
+    got = out["pvals_df"][list(expected)]
+    np.testing.assert_array_equal(got.isna(), expected.isna())
+    # A tie in the last bits of a projection moves a count by one.
+    np.testing.assert_allclose(got, expected, atol=1.01 / 51)
+    assert np.mean(np.isclose(got, expected, rtol=1e-12)) > 0.95
+    crossed = out["ntc_crossfit"]
+    assert crossed["batches"] == ([] if mode == "pooled" else ["batch_1", "batch_2", "batch_3"])
+    assert crossed["meta_p_real_vs_A"].shape == expected.shape
+    assert crossed["meta_p_ntcB_gene_vs_A"].shape == (150,)
