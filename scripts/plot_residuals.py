@@ -9,6 +9,7 @@ from condrand.figures import draw_residuals
 draw_residuals(
     trends=snakemake.input.trends,
     outcome=snakemake.input.outcome,
+    labels=(snakemake.wildcards.screen, snakemake.wildcards.analysis),
     png=snakemake.output.png,
     svg=snakemake.output.svg,
 )

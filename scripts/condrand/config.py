@@ -137,6 +137,7 @@ def normalize_settings(analysis: dict[str, Any]) -> dict[str, Any]:
     return {
         "settings": analysis["outcome"],
         "statistic": analysis["statistic"],
+        "residualize": analysis["residualize"],
         "control": analysis["control"] if is_crt else "complement",
         "batch_key": batch_key_of(analysis),
         "by_burden": is_crt and by_burden,
@@ -391,16 +392,16 @@ def _check_null(where: str, analysis: dict[str, Any], problems: Problems) -> Non
     if analysis["null_method"] != "ntc_empirical":
         return
     fixed = {
-        "statistic": ("ols", "it compares OLS coefficients"),
-        "tail": ("two_sided", "it is two-sided"),
-        "calibration": ("empirical", "nothing is fitted"),
+        "statistic": (("ols", "ols_t"), "it compares OLS coefficients"),
+        "tail": (("two_sided",), "it is two-sided"),
+        "calibration": (("empirical",), "nothing is fitted"),
     }
-    for key, (only, why) in fixed.items():
-        if analysis[key] != only:
+    for key, (those, why) in fixed.items():
+        if analysis[key] not in those:
             problems.add(
                 f"{where}.{key}",
                 f"is {analysis[key]!r}, and null_method is ntc_empirical",
-                f"{why}: use {only!r}, or `null_method: crt`.",
+                f"{why}: use {those[0]!r}, or `null_method: crt`.",
             )
     if analysis["control"] == "ntc":
         problems.add(

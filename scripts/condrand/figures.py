@@ -68,7 +68,11 @@ def draw_diagnostics(
 
 
 def draw_residuals(
-    trends: str | Path, outcome: str | Path, png: str | Path, svg: str | Path
+    trends: str | Path,
+    outcome: str | Path,
+    labels: tuple[str, str],
+    png: str | Path,
+    svg: str | Path,
 ) -> None:
     """Step of rule plot_residuals.
 
@@ -76,11 +80,14 @@ def draw_residuals(
     ----------
     trends, outcome : str or pathlib.Path
         Of the normalize stage.
+    labels : (str, str)
+        Screen and analysis.
     png, svg : str or pathlib.Path
         Files to write.
     """
     scale = read_header(outcome).outcome_scale
-    save_figure(residual_trends(read_tsv(trends), outcome_scale=scale), png, svg)
+    table = read_tsv(trends).assign(screen=labels[0], analysis=labels[1])
+    save_figure(residual_trends(table, outcome_scale=scale), png, svg)
 
 
 def draw_crossfit(crossfit: str | Path, png: str | Path, svg: str | Path) -> None:

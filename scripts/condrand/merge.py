@@ -11,7 +11,7 @@ from condrand.calibration import calibration_table, flagged_controls, verdict
 from condrand.errors import listed
 from condrand.fdr import benjamini_hochberg
 from condrand.io.h5ad import write_copy_with_tables
-from condrand.io.outcome import read_header
+from condrand.io.outcome import OutcomeHeader, read_header
 from condrand.io.tables import (
     read_parquet,
     read_text,
@@ -20,7 +20,7 @@ from condrand.io.tables import (
     write_text,
     write_tsv,
 )
-from condrand.normalize import CONTROL_WORDS
+from condrand.normalize import CONTROL_WORDS, OF_RESIDUALS
 from condrand.residuals import trend_warnings
 from condrand.tables import sort_effects
 from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 # Rows of the readable copy: more than a spreadsheet opens; the Parquet table holds them all.
 TSV_ROWS = 1_000_000
-# Below so many treated cells the null of the OLS coefficient is a visible mixture of scales.
+# Below so many treated cells the null of the OLS coefficient is a visible mixture of scales, which
+# the observed set, of the expected size, is not drawn from.
 FEW_TREATED = 50
 
 
@@ -162,14 +163,14 @@ def summarize(
 
 
 def cautions(
-    effects: pd.DataFrame, statistic: str, fdr: float, p_floor: float | None
+    effects: pd.DataFrame, header: OutcomeHeader, fdr: float, p_floor: float | None
 ) -> list[str]:
     """What a reader should know of the p values of such tests.
 
     Parameters
     ----------
     effects : pandas.DataFrame
-    statistic : str
+    header : OutcomeHeader
     fdr : float
     p_floor : float or None
         Smallest empirical p value that can be attained.
@@ -186,12 +187,22 @@ def cautions(
             f"pass FDR {fdr:g}: raise `resamples` to {tested.sum() / fdr:,.0f}, or use "
             "`calibration: skew_normal`"
         )
-    smooth = effects[effects["p_source"] == "skew_normal"]
-    few = smooth.loc[smooth["n_target"] < FEW_TREATED, "target"].nunique()
-    if few and statistic == "ols":
+    few = effects.loc[tested & (effects["n_target"] < FEW_TREATED), "target"].nunique()
+    if few and header.statistic == "ols":
         warnings.append(
-            f"{few} targets have fewer than {FEW_TREATED} treated cells: skew-normal p values of "
-            "the statistic ols are too small in their far tail. Use `statistic: ols_t`"
+            f"{few} targets have fewer than {FEW_TREATED} treated cells, where the statistic ols "
+            "is conservative: `statistic: ols_t` is not"
+        )
+    if header.control == "complement" and header.moi_one > 0.5:
+        warnings.append(
+            f"{100 * header.moi_one:.0f} % of the cells carry exactly one guide, and they are "
+            "compared with all others: targets without effect look active where others are, and "
+            "NTC guides may not show it. Use `control: ntc`"
+        )
+    if header.statistic in OF_RESIDUALS and not header.residualize:
+        warnings.append(
+            f"the statistic {header.statistic} does not see the covariates: it is conservative "
+            "where they explain much of the outcome. Use `residualize: true`"
         )
     return warnings
 
@@ -210,7 +221,7 @@ def write_summary(
     places = {"effects": str(folder / "effects.tsv.gz"), "figures": str(folder / "plots")}
     header, table = read_header(outcome), read_parquet(effects)
     control = f"{CONTROL_WORDS[header.control]}: {header.control_reason}"
-    warnings = cautions(table, header.statistic, fdr, p_floor) + trend_warnings(read_tsv(trends))
+    warnings = cautions(table, header, fdr, p_floor) + trend_warnings(read_tsv(trends))
     sentence = read_text(verdict).strip()
     write_text(summarize(table, control, sentence, warnings, fdr, places), summary)
 

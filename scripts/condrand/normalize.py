@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.covariates import dependencies, encode, orthonormal_basis, standardize
+from condrand.errors import InputError
 from condrand.io.outcome import Outcome
 from condrand.io.stages import StoredScreen, write_outcome
 from condrand.io.tables import write_tsv
@@ -25,6 +26,8 @@ CONTROL_WORDS = {
     "complement": "all other cells",
     "ntc": "cells that carry NTC guides alone",
 }
+# Statistics that see the covariates only where they are given the outcome's residuals.
+OF_RESIDUALS = ("rank", "welch")
 # Features of a sparse outcome whose residuals are looked at for trends.
 _TREND_FEATURES = 100
 
@@ -48,7 +51,11 @@ class Design:
     dropped: list[str]
 
 
-def make_design(table: pd.DataFrame, numeric_as_category_threshold: int | None) -> Design:
+def make_design(
+    table: pd.DataFrame,
+    numeric_as_category_threshold: int | None,
+    burden: pd.DataFrame | None = None,
+) -> Design:
     """Encode and standardize covariates, leaving out what adds nothing.
 
     Parameters
@@ -57,8 +64,12 @@ def make_design(table: pd.DataFrame, numeric_as_category_threshold: int | None) 
         From the stored screen.
     numeric_as_category_threshold : int or None
         See :func:`condrand.covariates.encode`.
+    burden : pandas.DataFrame, optional
+        Guide burdens of the cells, numbers however few they are.
     """
     encoded = encode(table, numeric_as_category_threshold)
+    if burden is not None:
+        encoded = pd.concat([encoded, burden.set_axis(encoded.index)], axis=1)
     columns = standardize(encoded.to_numpy())
     names = list(encoded.columns)
     dependent = dependencies(names, columns)
@@ -149,7 +160,9 @@ def normalize(
     screen: str | Path,
     outcome: str | Path,
     settings: Mapping[str, Any],
+    *,
     statistic: str = "ols",
+    residualize: bool = False,
     control: str = "complement",
     batch_key: str | None = None,
     by_burden: bool = False,
@@ -167,6 +180,8 @@ def normalize(
         The outcome section of the analysis.
     statistic : str
         One of :data:`condrand.statistics.STATISTICS`.
+    residualize : bool
+        Whether rank and welch take the outcome less its regression on the design.
     control : {"auto", "complement", "ntc"}
         See :func:`choose_control`.
     batch_key : str or None
@@ -177,17 +192,38 @@ def normalize(
         Table to write: residuals of the outcome along each numeric covariate.
     """
     stored = StoredScreen.read(screen, settings, batch_key)
-    design = make_design(stored.covariates, stored.numeric_as_category_threshold)
+    control, reason = choose_control(
+        control, stored.counts.moi, int(stored.counts.is_ntc_cell.sum())
+    )
+    log.info("compared with %s: %s", CONTROL_WORDS[control], reason)
+    of_target, of_ntc = stored.counts.burdens(control)
+    columns = {"log1p_guides": of_target, "log1p_ntc_guides": of_ntc}
+    design = make_design(
+        stored.covariates,
+        stored.numeric_as_category_threshold,
+        pd.DataFrame({name: burden for name, burden in columns.items() if np.ptp(burden)})
+        if stored.burden
+        else None,
+    )
     log.info("%d design columns: %s", len(design.names), ", ".join(design.names) or "none")
     tested, effect_scale = transform_outcome(stored.values, settings, stored.library_size)
     # The values as stored are let go: of a large screen every copy counts.
     stored = replace(stored, values=None)
     log.info("%d cells x %d features", *tested.shape)
     basis = orthonormal_basis(design.columns)
-    control, reason = choose_control(control, stored.moi, int(stored.is_ntc_cell.sum()))
-    log.info("compared with %s: %s", CONTROL_WORDS[control], reason)
+    # OLS regresses the outcome on the design itself.
+    residualize = residualize and statistic in OF_RESIDUALS
+    if residualize and sp.issparse(tested):
+        raise InputError(
+            f"{settings['key']}: is sparse, and its residuals, which the statistic {statistic} "
+            "takes, are not. Store it dense, set `residualize: false`, or use `statistic: ols_t`"
+        )
+    if residualize:
+        effect_scale = f"residual of {effect_scale}"
     scores: Scores | None = None
     if control == "complement":
+        if residualize:
+            tested -= basis @ (basis.T @ tested)
         scores = STATISTICS[statistic].score(tested, basis)
     if trends is not None:
         residuals, features = _residuals(tested, basis, scores, stored.features)
@@ -201,14 +237,22 @@ def normalize(
         statistic,
         control,
         tested if control == "ntc" else None,
-        stored.is_ntc_cell if control == "ntc" else None,
+        stored.counts.is_ntc_cell if control == "ntc" else None,
         stored.batch,
-        stored.n_guides if by_burden or stored.burden else None,
-        stored.burden,
+        of_target if by_burden else None,
+        of_ntc if by_burden else None,
         stored.batch_levels,
+        residualize,
     )
     write_outcome(
-        outcome, stored.cells, shared, design.names, design.dropped, reason, effect_scale
+        outcome,
+        stored.cells,
+        shared,
+        design.names,
+        design.dropped,
+        reason,
+        effect_scale,
+        stored.counts.moi["one"],
     )
 
 

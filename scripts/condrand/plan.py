@@ -120,23 +120,30 @@ def normalize_mem_mb(screen_mb: float) -> int:
     return int(600 + 5 * screen_mb)
 
 
-def propensity_mem_mb(outcome_mb: float, own_scores: bool) -> int:
+def propensity_mem_mb(outcome_mb: float) -> int:
     """Memory of a propensity job, MiB: the scores and the transposed covariates.
 
-    With scores of its own for each unit (the burden covariate) one more copy of them. Measured:
-    531 MiB for an outcome of 208 MiB.
+    Measured: 923 MiB for an outcome of 695 MiB.
     """
-    return int(500 + 1.5 * outcome_mb + own_scores * 1.2 * outcome_mb)
+    return int(500 + 1.2 * outcome_mb)
 
 
-def shard_mem_mb(outcome_mb: float, threads: int, own_scores: bool) -> int:
+def shard_mem_mb(outcome_mb: float, threads: int) -> int:
     """Memory of a shard job, MiB: the scores once, accumulators and null per thread.
 
-    With scores of its own for each unit (the burden covariate) a copy of them per thread.
-    Measured: 528 MiB for an outcome of 208 MiB and one thread.
+    Measured: 924 MiB for an outcome of 695 MiB and one thread.
     """
-    per_thread = 40 + 0.1 * outcome_mb + own_scores * 1.2 * outcome_mb
-    return int(400 + 1.2 * outcome_mb + threads * per_thread)
+    return int(400 + 1.2 * outcome_mb + threads * (40 + 0.1 * outcome_mb))
+
+
+def ntc_null_mem_mb(outcome_mb: float) -> int:
+    """Memory of the null of NTC pseudo-genes, MiB: the scores, and once more those of a batch.
+
+    Measured, with 5,000 pseudo-genes and 70 features: 530 MiB for an outcome of 71 MiB and 799
+    MiB for one of 284 MiB with most cells in one of four batches; 641 and 978 MiB for 82 and 327
+    MiB in ten. Statistics of every unit in every batch are held too: 6 MiB a batch here.
+    """
+    return int(800 + 2.2 * outcome_mb)
 
 
 def shard_runtime_min(

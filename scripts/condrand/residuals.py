@@ -1,5 +1,6 @@
 """What the design left in the outcome: residuals against each numeric covariate."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -111,14 +112,23 @@ def trend_warnings(table: pd.DataFrame, r2: float = 0.01) -> list[str]:
     for covariate, rows in found.groupby("covariate", sort=False):
         worst = rows.iloc[0]
         of = (trends["covariate"] == covariate).sum()
-        name = covariate if str(covariate).isidentifier() else f"`{covariate}`"
         sentences.append(
             f"The effect of covariate {covariate} is not linear: its bins explain "
             f"{100 * worst['trend_r2']:.1f} % of the residual variance of {worst['feature']}, and "
             f"{100 * r2:g} % or more of {len(rows):,} of {of:,} features; give it a curve in the "
-            f"design, `formula: ~ bs({name}, df=4)` with the other covariates added."
+            f"design, `formula: ~ bs({_in_formula(str(covariate))}, df=4)` with the other "
+            "covariates added."
         )
     return sentences
+
+
+def _in_formula(covariate: str) -> str:
+    """A covariate as a formula over obs writes it; log(x) and log1p(x) are of a column x."""
+    logged = re.fullmatch(r"(log|log1p)\((.+)\)", covariate)
+    if logged:
+        column = _in_formula(logged[2])
+        return f"log({column})" if logged[1] == "log" else f"log({column} + 1)"
+    return covariate if covariate.isidentifier() else f"`{covariate}`"
 
 
 def _bins(x: np.ndarray, n_bins: int) -> np.ndarray | None:

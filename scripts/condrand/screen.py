@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.errors import Problems, quoted
+from condrand.guide_counts import GuideCounts
 from condrand.inputs.covariates import read_batch, read_covariates
 from condrand.inputs.elements import texts
 from condrand.inputs.guides import Guides, read_guides, wanted_units
@@ -45,15 +46,12 @@ class Unit:
     guides : list of str
     cells : int64[::1]
         Cells that carry any of them, sorted.
-    n_own : int16[::1], shape (n_treated,)
-        How many of them each such cell carries.
     """
 
     name: str
     kind: str
     guides: list[str]
     cells: np.ndarray
-    n_own: np.ndarray
 
 
 def load_screen(
@@ -104,8 +102,8 @@ def load_screen(
         chosen = guides and wanted_units(guides, settings, wanted, needs_controls, problems)
         covariates, threshold = read_covariates(file, settings["covariates"], cells, problems)
         batches = {key: read_batch(file, key, covariates, cells, problems) for key in batch_keys}
-        if needs_ntc_cells and guides and guides.carried is not None:
-            _check_ntc_cells(guides, settings, problems)
+        if guides and guides.carried is not None:
+            _check_counts(guides, settings, needs_ntc_cells, problems)
         with (
             replacing(screen) as temporary,
             new_anndata(temporary, cells, pd.Index([])) as out,
@@ -182,32 +180,40 @@ def _unit(
     carried: sp.csc_matrix, column: Mapping[str, int], name: str, kind: str, members: list[str]
 ) -> Unit:
     columns = carried[:, [column[guide] for guide in members]]
-    cells, n_own = np.unique(columns.indices, return_counts=True)
-    return Unit(name, kind, members, cells.astype(np.int64), n_own.astype(np.int16))
+    return Unit(name, kind, members, np.unique(columns.indices).astype(np.int64))
 
 
-def _guides_per_cell(guides: Guides, ntc_labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """NTC guides and other guides of each cell."""
-    is_ntc = np.array([guides.target_of[name] in ntc_labels for name in guides.names])
-    carried = guides.carried.tocsr().astype(np.int32)
-    return tuple(np.asarray(carried @ of.astype(np.int32)).ravel() for of in (is_ntc, ~is_ntc))
+def _counts(guides: Guides, ntc_labels: list[str]) -> GuideCounts:
+    is_ntc = np.array([guides.target_of.get(name) in ntc_labels for name in guides.names])
+    return GuideCounts.of(guides.carried, is_ntc)
 
 
-def _check_ntc_cells(guides: Guides, settings: Mapping[str, Any], problems: Problems) -> None:
-    n_ntc, n_guides = _guides_per_cell(guides, settings["ntc_labels"])
-    if not np.any((n_ntc > 0) & (n_guides == 0)):
+def _check_counts(
+    guides: Guides, settings: Mapping[str, Any], needs_ntc_cells: bool, problems: Problems
+) -> None:
+    """Whether there are NTC cells, and a burden, where they are asked for."""
+    counts = _counts(guides, settings["ntc_labels"])
+    key = settings["guide_assignment"]
+    if needs_ntc_cells and not counts.is_ntc_cell.any():
         problems.add(
-            settings["guide_assignment"],
+            key,
             "no cell carries NTC guides and no others, so `control: ntc` has none to compare with",
             "use `control: complement`, or correct `ntc_labels` of the screen.",
+        )
+    total = counts.total
+    if settings["covariates"]["burden"] and total.min() == total.max():
+        problems.add(
+            key,
+            f"every cell carries {total[0]} guides, so there is no burden to adjust for",
+            "leave `covariates.burden` out.",
         )
 
 
 def _write_guides(out: h5py.File, guides: Guides, ntc_labels: list[str]) -> None:
     """What control cells, the burden and NTC groups need to know of the guides."""
-    n_ntc, n_guides = _guides_per_cell(guides, ntc_labels)
-    write_element(out["obsm"], "n_guides", n_guides.astype(np.int32)[:, None])
-    write_element(out["obsm"], "is_ntc_cell", ((n_ntc > 0) & (n_guides == 0))[:, None])
+    counts = _counts(guides, ntc_labels)
+    write_element(out["obsm"], "n_guides", counts.n_guides[:, None])
+    write_element(out["obsm"], "n_ntc_guides", counts.n_ntc_guides[:, None])
     table = pd.DataFrame(
         {
             "name": guides.names,
@@ -218,14 +224,7 @@ def _write_guides(out: h5py.File, guides: Guides, ntc_labels: list[str]) -> None
     )
     table.index = table.index.astype(str)
     write_element(out["uns"], "guides", table)
-    count = n_ntc + n_guides
-    moi = {
-        "mean": float(count.mean()),
-        "none": float(np.mean(count == 0)),
-        "one": float(np.mean(count == 1)),
-        "several": float(np.mean(count > 1)),
-    }
-    write_element(out["uns"], "moi", moi)
+    moi = counts.moi
     log.info(
         "%.2f guides per cell: %.1f %% of the cells carry none, %.1f %% one, %.1f %% several",
         moi["mean"],
@@ -236,7 +235,7 @@ def _write_guides(out: h5py.File, guides: Guides, ntc_labels: list[str]) -> None
 def _write_units(out: h5py.File, units: list[Unit], n_cells: int) -> None:
     indptr = np.concatenate([[0], np.cumsum([unit.cells.size for unit in units])]).astype(np.int64)
     indices = np.concatenate([np.zeros(0, np.int64), *(unit.cells for unit in units)])
-    data = np.concatenate([np.zeros(0, np.int16), *(unit.n_own for unit in units)])
+    data = np.ones(indices.size, bool)
     treated = sp.csc_matrix((data, indices, indptr), shape=(n_cells, len(units)))
     write_element(out["obsm"], "treated", treated)
     table = pd.DataFrame({"name": [u.name for u in units], "kind": [u.kind for u in units]})

@@ -7,24 +7,34 @@ import pytest
 
 import condrand
 from condrand.config import normalize_settings
-from condrand.engines import crt_steps
+from condrand.engines import crt, crt_steps
 from condrand.engines.ntc_null import write_ntc_null
+from condrand.io.outcome import read_outcome
 from condrand.normalize import normalize
 from condrand.plan import n_blocks
 from condrand.simulate import simulate_screen
 from condrand.units import NTC_GROUP
 
 SEED, B = 7, 1500
+SCREEN = {"n_cells": 900, "n_programs": 4, "n_targets": 6, "ntc_fraction": 0.3, "seed": 5}
 BURDEN = "log1p_non_ntc_guides_per_cell"
 BY_BURDEN = {"sampler": "stratified_perm"}
 WITHOUT_BURDEN = {"sampler": "stratified_perm", "stratify": {"stratify_by_burden": False}}
-GROUPS = {"group_size": 3, "n_bins": 1, "n_ensemble": 2}
+OF_RESIDUALS = {"test_stat_kwargs": {"residualize": True}}
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("screen") / "screen.h5ad"
-    simulate_screen(path, n_cells=900, n_programs=4, n_targets=6, ntc_fraction=0.3, seed=5)
+    simulate_screen(path, **SCREEN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path_of_low_moi(tmp_path_factory):
+    """A screen where a fifth of the cells carry NTC guides and no others."""
+    path = tmp_path_factory.mktemp("screen") / "low.h5ad"
+    simulate_screen(path, moi_mean=1.0, **SCREEN)
     return path
 
 
@@ -37,7 +47,7 @@ def inputs(path):
 def stages(path, load, complete):
     """Load and normalize; give the folder and the complete analysis."""
 
-    def run(**analysis):
+    def run(path=path, **analysis):
         given = {"resamples": B, **analysis}
         folder = load(path, **given)
         settings = complete(**given)["analyses"]["crt"]
@@ -52,8 +62,8 @@ def stages(path, load, complete):
 def workflow(stages):
     """Run an analysis as the workflow does, in two shards; give its table."""
 
-    def run(**analysis):
-        folder, settings = stages(**analysis)
+    def run(*path, **analysis):
+        folder, settings = stages(*path, **analysis)
         screen, outcome = folder / "screen.h5ad", folder / "outcome.h5ad"
         propensity, merged = folder / "propensity.npz", folder / "effects.parquet"
         which = ("all", settings["controls"])
@@ -80,15 +90,20 @@ def wide(table, column):
     [
         ({}, {}),
         ({"statistic": "ols_t"}, {"test_stat": "ols_t"}),
-        ({"statistic": "rank"}, {"test_stat": "utest"}),
-        ({"statistic": "welch"}, {"test_stat": "welch"}),
+        ({"statistic": "rank", "residualize": False}, {"test_stat": "utest"}),
+        ({"statistic": "welch", "residualize": False}, {"test_stat": "welch"}),
+        ({"statistic": "rank"}, {"test_stat": "utest", **OF_RESIDUALS}),
+        ({"statistic": "welch"}, {"test_stat": "welch", **OF_RESIDUALS}),
         (WITHOUT_BURDEN, {"resampling_method": "stratified_perm"}),
         (
             BY_BURDEN,
             {"resampling_method": "stratified_perm", "resampling_kwargs": {"burden_key": BURDEN}},
         ),
     ],
-    ids=["ols", "ols_t", "rank", "welch", "stratified", "stratified by burden"],
+    ids=[
+        *("ols", "ols_t", "rank", "welch", "rank of residuals", "welch of residuals"),
+        *("stratified", "stratified by burden"),
+    ],
 )
 def test_p_values_of_a_notebook_are_those_of_the_workflow(workflow, inputs, analysis, call):
     table = workflow(
@@ -117,20 +132,62 @@ def test_p_values_of_a_notebook_are_those_of_the_workflow(workflow, inputs, anal
     assert out["treated_df"].to_dict() == sizes.to_dict()
 
 
-def test_a_group_draws_as_the_workflows_unit_of_its_name(path, inputs):
+@pytest.mark.parametrize(
+    ("analysis", "call"),
+    [
+        ({"statistic": "ols"}, {}),
+        ({}, {"test_stat": "ols_t"}),
+        ({"statistic": "rank"}, {"test_stat": "utest", **OF_RESIDUALS}),
+        ({"statistic": "welch", "residualize": False}, {"test_stat": "welch"}),
+        (
+            {"statistic": "ols", **BY_BURDEN},
+            {"resampling_method": "stratified_perm", "resampling_kwargs": {"burden_key": BURDEN}},
+        ),
+    ],
+    ids=["ols", "ols_t", "rank of residuals", "welch", "stratified by burden"],
+)
+def test_compared_with_ntc_cells_they_are_the_workflows_too(
+    workflow, path_of_low_moi, analysis, call
+):
+    table = workflow(path_of_low_moi, control="ntc", controls="none", **analysis)
+    expected = wide(table, "p_empirical")
+    assert expected.notna().all(axis=None) and table["n_control"].max() < 300
+    out = condrand.run_all_genes_union_crt(
+        condrand.prepare_crt_inputs(ad.read_h5ad(path_of_low_moi)),
+        list(expected.index),
+        B=B,
+        n_jobs=2,
+        base_seed=SEED,
+        control="ntc",
+        **call,
+    )
+    np.testing.assert_array_equal(out["pvals_df"][list(expected)], expected)
+    np.testing.assert_allclose(out["betas_df"][list(expected)], wide(table, "effect"), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "call"),
+    [
+        ({"sampler": "bernoulli_index"}, {}),
+        (
+            BY_BURDEN,
+            {"resampling_method": "stratified_perm", "resampling_kwargs": {"burden_key": BURDEN}},
+        ),
+    ],
+    ids=["bernoulli", "stratified by burden"],
+)
+def test_a_group_draws_as_the_workflows_unit_of_its_name(path, stages, inputs, analysis, call):
     groups = {"ntc_0": inputs.guide_names[-3:]}
     (table,) = condrand.crt_pvals_for_ntc_groups_ensemble(
-        inputs, [groups], B, SEED, expected_group_size=3
+        inputs, [groups], B, SEED, expected_group_size=3, **call
     ).values()
-    from condrand.api.inputs import outcome_of
-    from condrand.engines import crt
-
+    folder, settings = stages(statistic="ols", **analysis)
+    outcome = read_outcome(folder / "outcome.h5ad")
+    how = {name: settings[name] for name in ("sampler", "stratify")}
     carried = ad.read_h5ad(path).obsm["guide_assignment"].toarray()[:, -3:]
     cells = np.flatnonzero(carried.any(axis=1))
-    outcome = outcome_of(inputs, "ols")
-    batch = crt.prepare(outcome, [NTC_GROUP], ["e0/ntc_0"], [cells])
-    summaries = crt.resample(outcome, batch, range(n_blocks(B)), B, SEED)
-    settings = {"tail": "two_sided", "calibration": "empirical"}
+    batch = crt.prepare(outcome, [NTC_GROUP], ["e0/ntc_0"], [cells], **how)
+    summaries = crt.resample(outcome, batch, range(n_blocks(B)), B, SEED, **how)
     rows = crt.batch_table(outcome, batch, summaries, ("", ""), settings)
     np.testing.assert_array_equal(table.loc["ntc_0"], rows["p_empirical"])
 

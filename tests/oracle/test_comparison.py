@@ -1,7 +1,7 @@
 """A unit's comparison against building it by hand: least squares and logistic regression.
 
 By hand, the cells of the comparison are taken, their covariates standardized anew and the burden
-column written out, with the unit's own guides left out.
+columns written out: all guides of each cell, the unit's own too.
 """
 
 import numpy as np
@@ -12,8 +12,10 @@ from condrand.comparison import Comparisons
 from condrand.covariates import orthonormal_basis, standardize
 from condrand.engines import crt
 from condrand.io.outcome import Outcome
+from condrand.normalize import OF_RESIDUALS
 from condrand.samplers.bernoulli import BernoulliSampler
 from condrand.statistics import STATISTICS, ols
+from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET
 
 FORMS = ["dense", "sparse"]
 N_CELLS = 400
@@ -34,10 +36,10 @@ class Screen:
         calls[~calls.any(axis=1), 2] = True
         self.own = calls[:, :2].sum(axis=1)
         self.treated = np.flatnonzero(self.own)
-        self.n_own = self.own[self.treated].astype(float)
-        assert set(self.n_own) == {1.0, 2.0}
+        assert set(self.own[self.treated]) == {1, 2}
         self.n_guides = calls[:, :7].sum(axis=1).astype(float)
-        self.is_ntc = (self.n_guides == 0) & calls[:, 7:].any(axis=1)
+        self.n_ntc = calls[:, 7:].sum(axis=1).astype(float)
+        self.is_ntc = (self.n_guides == 0) & (self.n_ntc > 0)
         self.ntc_guide = np.flatnonzero(calls[:, 8])
         weights = random.normal(size=(3, 4))
         values = self.columns @ weights + 0.5 * self.n_guides[:, None]
@@ -46,11 +48,14 @@ class Screen:
     def outcome(self, form="dense", control="complement", burden=False, statistic="ols", **more):
         values = more.pop("values", self.values)
         columns = more.pop("columns", self.columns)
+        if burden:
+            columns = np.column_stack([columns, self.burdens(control)])
         values = values if form == "dense" else sp.csr_matrix(values)
         design = standardize(columns.astype(float))
         scores = None
         if control == "complement":
             scores = STATISTICS[statistic].score(values, orthonormal_basis(design))
+        burdens = self.burdens(control).T if more.pop("by_burden", False) else [None]
         return Outcome(
             scores,
             design,
@@ -62,8 +67,7 @@ class Screen:
             values if control == "ntc" else None,
             self.is_ntc if control == "ntc" else None,
             more.pop("batch", None),
-            self.n_guides if burden or more.pop("by_burden", False) else None,
-            burden,
+            *(burdens[0], burdens[-1], None, more.pop("residualize", False)),
         )
 
     def cells(self, treated, control):
@@ -71,8 +75,11 @@ class Screen:
             return np.arange(N_CELLS)
         return np.flatnonzero(self.is_ntc | np.isin(np.arange(N_CELLS), treated))
 
-    def burden(self, own):
-        return np.log1p(self.n_guides - own)
+    def burdens(self, control):
+        """Columns of the design; NTC cells carry no others, so there all guides are one count."""
+        if control == "ntc":
+            return np.log1p(self.n_guides + self.n_ntc)[:, None]
+        return np.log1p(np.column_stack([self.n_guides, self.n_ntc]))
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +87,11 @@ def screen():
     return Screen()
 
 
-def regressors_by_hand(screen, treated, own, control, burden) -> np.ndarray:
+def regressors_by_hand(screen, treated, control, burden) -> np.ndarray:
     """Standardized covariates of the cells compared."""
     columns = screen.columns.astype(float)
     if burden:
-        columns = np.column_stack([columns, screen.burden(own)])
+        columns = np.column_stack([columns, screen.burdens(control)])
     cells = screen.cells(treated, control)
     columns = columns[cells]
     return (columns - columns.mean(axis=0)) / columns.std(axis=0)
@@ -120,9 +127,9 @@ def test_coefficients_are_those_of_least_squares_on_the_cells_compared(
     form, control, burden, screen
 ):
     shared = screen.outcome(form, control, burden)
-    comparison = Comparisons(shared).of(screen.treated, screen.n_own)
+    comparison = Comparisons(shared).of(TARGET, screen.treated)
     cells = screen.cells(screen.treated, control)
-    columns = regressors_by_hand(screen, screen.treated, screen.own, control, burden)
+    columns = regressors_by_hand(screen, screen.treated, control, burden)
     x = np.isin(cells, screen.treated)
     np.testing.assert_array_equal(np.flatnonzero(x), comparison.treated)
     got = ols.coefficients(comparison.scores, comparison.scores.observed(comparison.treated))[0]
@@ -140,19 +147,17 @@ def test_coefficients_are_those_of_least_squares_on_the_cells_compared(
 @pytest.mark.parametrize(("form", "control", "burden"), COMBINATIONS)
 def test_the_propensity_is_fitted_on_the_cells_compared(form, control, burden, screen):
     shared = screen.outcome(form, control, burden)
-    batch = crt.prepare(
-        shared, ["target"], ["A"], [screen.treated], inverse_penalty=0.7, n_own=[screen.n_own]
-    )
+    batch = crt.prepare(shared, ["target"], ["A"], [screen.treated], inverse_penalty=0.7)
     assert batch.notes == [""]
     cells = screen.cells(screen.treated, control)
-    columns = regressors_by_hand(screen, screen.treated, screen.own, control, burden)
+    columns = regressors_by_hand(screen, screen.treated, control, burden)
     x = np.isin(cells, screen.treated)
-    assert batch.model.coefficients.shape == (1, 4 + burden)
+    assert batch.model.coefficients.shape == (1, columns.shape[1] + 1)
     assert_minimizes(batch.model.coefficients[0], columns, x, 0.7)
     assert batch.diagnostics["n_target"][0] == screen.treated.size
     assert batch.diagnostics["n_control"][0] == cells.size - screen.treated.size
     assert batch.diagnostics["n_expected"][0] == pytest.approx(screen.treated.size, rel=1e-9)
-    comparison = Comparisons(shared).of(screen.treated, screen.n_own)
+    comparison = Comparisons(shared).of(TARGET, screen.treated)
     expected = 1 / (
         1 + np.exp(-columns @ batch.model.coefficients[0, 1:] - batch.model.coefficients[0, 0])
     )
@@ -164,9 +169,9 @@ def test_the_propensity_is_fitted_on_the_cells_compared(form, control, burden, s
 @pytest.mark.parametrize("form", FORMS)
 def test_every_statistic_among_ntc_cells_sees_those_cells_alone(form, statistic, screen):
     shared = screen.outcome(form, "ntc", True, statistic)
-    comparison = Comparisons(shared).of(screen.treated, screen.n_own)
+    comparison = Comparisons(shared).of(TARGET, screen.treated)
     cells = screen.cells(screen.treated, "ntc")
-    columns = regressors_by_hand(screen, screen.treated, screen.own, "ntc", True)
+    columns = regressors_by_hand(screen, screen.treated, "ntc", True)
     module = STATISTICS[statistic]
     alone = module.score(screen.values[cells], orthonormal_basis(columns))
     treated = np.searchsorted(cells, screen.treated)
@@ -179,8 +184,7 @@ def test_a_dense_and_a_sparse_outcome_give_the_same_test_among_ntc_cells(screen)
     found = []
     for form in FORMS:
         shared = screen.outcome(form, "ntc", True)
-        own = [screen.n_own]
-        batch = crt.prepare(shared, ["target"], ["A"], [screen.treated], n_own=own)
+        batch = crt.prepare(shared, ["target"], ["A"], [screen.treated])
         found.append((batch.observed, batch.centre, batch.scale, batch.model.coefficients))
     for dense, sparse in zip(*found, strict=True):
         np.testing.assert_allclose(dense, sparse, rtol=1e-9, atol=1e-12)
@@ -211,12 +215,12 @@ def test_an_ntc_guide_is_compared_with_the_other_ntc_cells(screen):
     guide = screen.ntc_guide
     assert screen.is_ntc[guide].any() and not screen.is_ntc[guide].all()
     shared = screen.outcome("dense", "ntc", True)
-    batch = crt.prepare(shared, ["ntc_guide"], ["n1"], [guide], n_own=[np.zeros(guide.size)])
+    batch = crt.prepare(shared, ["ntc_guide"], ["n1"], [guide])
     cells = np.union1d(guide, np.flatnonzero(screen.is_ntc))
     assert batch.diagnostics["n_control"][0] == np.sum(screen.is_ntc) - np.sum(
         screen.is_ntc[guide]
     )
-    columns = regressors_by_hand(screen, guide, 0, "ntc", True)
+    columns = regressors_by_hand(screen, guide, "ntc", True)
     expected = lstsq_coefficients(screen.values[cells], columns, np.isin(cells, guide))
     np.testing.assert_allclose(batch.effect[0], expected, rtol=1e-9)
 
@@ -236,121 +240,84 @@ def test_a_unit_of_all_ntc_cells_has_none_to_compare(screen):
 # Burden
 
 
-def test_only_the_units_own_guides_are_left_out_of_its_burden(screen):
-    shared = screen.outcome("dense", "complement", True)
-    comparisons = Comparisons(shared)
-    others = np.zeros(screen.treated.size)
-    given = [comparisons.of(screen.treated, n).burden for n in (screen.n_own, others)]
-    np.testing.assert_allclose(given[0], np.log1p(screen.n_guides - screen.own), rtol=1e-15)
-    np.testing.assert_allclose(given[1], np.log1p(screen.n_guides), rtol=1e-15)
-    assert (given[0] != given[1]).sum() == screen.treated.size
-    # The shared count is not worn down by use.
-    again = comparisons.of(screen.treated, screen.n_own).burden
-    np.testing.assert_array_equal(again, given[0])
-
-
-def test_the_burden_of_the_strata_is_there_without_the_covariate(screen):
-    for control in ("complement", "ntc"):
-        shared = screen.outcome("dense", control, by_burden=True, batch=screen.batch)
-        comparison = Comparisons(shared).of(screen.treated, screen.n_own)
-        cells = screen.cells(screen.treated, control)
-        # Ours and numpy's logarithm may differ in the last bit.
-        expected = screen.burden(screen.own)[cells]
-        np.testing.assert_allclose(comparison.burden, expected, rtol=4e-16)
+@pytest.mark.parametrize("control", ["complement", "ntc"])
+def test_targets_and_ntc_units_have_strata_by_burdens_of_their_own(control, screen):
+    shared = screen.outcome("dense", control, by_burden=True, batch=screen.batch)
+    for kind, treated in (
+        (TARGET, screen.treated),
+        (NTC_GUIDE, screen.ntc_guide),
+        (NTC_GROUP, screen.ntc_guide),
+    ):
+        comparison = Comparisons(shared).of(kind, treated)
+        cells = screen.cells(treated, control)
+        # The unit's own guides count: the same for every unit of its kind.
+        counts = screen.n_guides if kind == TARGET else screen.n_ntc
+        expected = np.log1p(counts if control == "complement" else screen.n_guides + screen.n_ntc)
+        np.testing.assert_array_equal(comparison.burden, expected[cells])
         np.testing.assert_array_equal(comparison.batch, screen.batch[cells])
+        # Strata by burden do not make it a covariate.
         assert comparison.covariates.shape[0] == 3
+    without = Comparisons(screen.outcome("dense", control)).of(TARGET, screen.treated)
+    assert without.burden is None and without.batch is None
 
 
-def test_units_share_scores_and_covariates_unless_burden_or_control_makes_them_differ(screen):
-    shared = Comparisons(screen.outcome())
-    assert shared.are_shared
-    one = shared.of(screen.treated, screen.n_own)
-    other = shared.of(screen.ntc_guide, np.zeros(screen.ntc_guide.size))
-    assert one.scores is other.scores and one.covariates is other.covariates
-    assert not Comparisons(screen.outcome(burden=True)).are_shared
+def test_units_share_scores_and_covariates_unless_each_is_compared_with_ntc_cells(screen):
+    for burden in (False, True):
+        shared = Comparisons(screen.outcome(burden=burden, by_burden=True))
+        assert shared.are_shared
+        one, other = (
+            shared.of(kind, cells)
+            for kind, cells in ((TARGET, screen.treated), (NTC_GUIDE, screen.ntc_guide))
+        )
+        assert one.scores is other.scores and one.covariates is other.covariates
+        assert one.burden is not other.burden
     assert not Comparisons(screen.outcome(control="ntc")).are_shared
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_burden_that_does_not_vary_changes_no_coefficient(form, screen):
-    class Flat(Screen):
-        def __init__(self):
-            super().__init__()
-            self.n_guides = self.own.astype(float)
-
-    flat = Flat()
-    with_it, without = (flat.outcome(form, burden=burden) for burden in (True, False))
-    found = [
-        crt.prepare(shared, ["target"], ["A"], [flat.treated], n_own=[flat.n_own])
-        for shared in (with_it, without)
-    ]
-    np.testing.assert_array_equal(found[0].observed, found[1].observed)
-    np.testing.assert_array_equal(
-        found[0].model.coefficients[0], [*found[1].model.coefficients[0], 0.0]
-    )
-
-
-# One covariate more
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("statistic", ["ols", "ols_t"])
-def test_a_covariate_more_gives_the_scores_of_the_larger_design(form, statistic, screen):
-    shared = screen.outcome(form, statistic=statistic)
-    module = STATISTICS[statistic]
-    column = standardize(screen.burden(screen.own)[:, None])
-    got = module.without(shared.scores, column[:, 0])
-    design = np.column_stack([shared.design, column])
-    values = screen.values if form == "dense" else sp.csr_matrix(screen.values)
-    expected = module.score(values, orthonormal_basis(design))
-    assert got.rank == shared.scores.rank + 1 == expected.rank
-    p = np.full(N_CELLS, 0.1)
-    sampler = BernoulliSampler.of(0, "target", "A", p)
-    np.testing.assert_allclose(
-        module.values(got, sampler.set_sums(got, 0, 100)),
-        module.values(expected, sampler.set_sums(expected, 0, 100)),
-        rtol=1e-9,
-        atol=1e-11,
-    )
-    for name in ("mean", "variance", "denominator"):
-        np.testing.assert_allclose(
-            getattr(got.moments(p), name), getattr(expected.moments(p), name), rtol=1e-9, atol=1e-9
-        )
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_column_inside_the_span_changes_nothing(form, screen):
-    scores = screen.outcome(form).scores
-    design = screen.outcome(form).design
-    inside = [np.zeros(N_CELLS), np.ones(N_CELLS), design @ np.array([1.0, -2.0, 0.5]) + 3.0]
-    for column in inside:
-        assert ols.without(scores, column) is scores
-    outside = screen.burden(screen.own)
-    more = ols.without(scores, outside)
-    assert more is not scores
-    assert ols.without(more, 2.0 * outside + design[:, 0]) is more
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_taking_a_covariate_out_leaves_the_shared_scores_alone(form, screen):
-    shared = screen.outcome(form, burden=True)
-    names = ("rows",) if form == "dense" else ("data", "basis", "projection")
-    before = {name: getattr(shared.scores, name).copy() for name in names}
-    Comparisons(shared).of(screen.treated, screen.n_own)
-    for name, array in before.items():
-        np.testing.assert_array_equal(getattr(shared.scores, name), array)
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        "dense",
-        "sparse",
-    ],
-)
 def test_a_feature_that_the_burden_explains_is_not_tested(form, screen):
-    # Own guides left out, the burden is exactly this feature.
-    values = np.column_stack([screen.burden(screen.own), screen.values[:, 0]])
-    shared = screen.outcome(form, burden=True, values=values)
-    batch = crt.prepare(shared, ["target"], ["A"], [screen.treated], n_own=[screen.n_own])
-    np.testing.assert_array_equal(batch.scale[0] > 0, [False, True])
+    values = np.column_stack([np.log1p(screen.n_guides), screen.values[:, 0]])
+    for burden, tested in ((True, [False, True]), (False, [True, True])):
+        shared = screen.outcome(form, burden=burden, values=values)
+        batch = crt.prepare(shared, [TARGET], ["A"], [screen.treated])
+        np.testing.assert_array_equal(batch.scale[0] > 0, tested)
+
+
+# Residuals
+
+
+@pytest.mark.parametrize("burden", [False, True])
+@pytest.mark.parametrize("statistic", OF_RESIDUALS)
+def test_among_ntc_cells_rank_and_welch_take_the_residuals_of_the_cells_compared(
+    statistic, burden, screen
+):
+    module = STATISTICS[statistic]
+    shared = screen.outcome("dense", "ntc", burden, statistic, residualize=True)
+    before = shared.tested.copy()
+    for kind, treated in ((TARGET, screen.treated), (NTC_GUIDE, screen.ntc_guide)):
+        comparison = Comparisons(shared).of(kind, treated)
+        cells = screen.cells(treated, "ntc")
+        columns = regressors_by_hand(screen, treated, "ntc", burden)
+        regressors = np.column_stack([np.ones(cells.size), columns])
+        values = screen.values[cells]
+        residuals = values - regressors @ np.linalg.lstsq(regressors, values, rcond=None)[0]
+        alone = module.score(residuals, orthonormal_basis(columns))
+        x = np.isin(cells, treated)
+        sampler = BernoulliSampler.of(0, kind, "A", 0.1 + 0.2 * x)
+        for sums, expected in (
+            (comparison.scores.observed(comparison.treated), alone.observed(np.flatnonzero(x))),
+            (sampler.set_sums(comparison.scores, 0, 30), sampler.set_sums(alone, 0, 30)),
+        ):
+            got = module.values(comparison.scores, sums)
+            np.testing.assert_allclose(got, module.values(alone, expected), rtol=1e-9, atol=1e-12)
+        # Not those of the outcome, nor of a regression over the whole screen.
+        raw = module.score(values, orthonormal_basis(columns))
+        whole = np.column_stack([np.ones(N_CELLS), shared.design])
+        whole = screen.values - whole @ np.linalg.lstsq(whole, screen.values, rcond=None)[0]
+        elsewhere = module.score(whole[cells], orthonormal_basis(columns))
+        got = module.values(comparison.scores, comparison.scores.observed(comparison.treated))
+        for other in (raw, elsewhere):
+            other = module.values(other, other.observed(np.flatnonzero(x)))
+            assert (np.abs(got - other) > 1e-4).all()
+    # What units share is not worn down by use.
+    np.testing.assert_array_equal(shared.tested, before)

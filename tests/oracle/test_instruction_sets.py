@@ -10,8 +10,8 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
-# Dense and sparse scores, both samplers, all statistics, with and without the burden: every kernel
-# of the engine, and a digest of every array that comes out.
+# Dense and sparse scores, both samplers, all statistics: every kernel of the engine, and a
+# digest of every array that comes out.
 DIGEST = """
 import hashlib, sys
 import numpy as np
@@ -28,26 +28,24 @@ design = standardize(random.normal(size=(n, 5)))
 basis = orthonormal_basis(design)
 values = random.normal(size=(n, 11))
 digest = hashlib.sha256()
-n_guides = random.integers(1, 5, n).astype(float)
+burdens = random.normal(size=(2, n))
 batches = random.integers(0, 3, n)
 ways = [
-    ("ols", "bernoulli_index", False),
-    ("ols_t", "stratified_perm", True),
-    ("rank", "stratified_perm", False),
-    ("welch", "bernoulli_index", True),
+    ("ols", "bernoulli_index"),
+    ("ols_t", "stratified_perm"),
+    ("rank", "stratified_perm"),
+    ("welch", "bernoulli_index"),
 ]
 for outcome in (values, sp.csr_matrix(np.where(values > 0.7, values, 0.0))):
-    for statistic, sampler, burden in ways:
+    for statistic, sampler in ways:
         scores = STATISTICS[statistic].score(outcome, basis)
         shared = Outcome(
             scores, design, list("abcdefghijk"), "", "", statistic,
-            batch=batches, n_guides=n_guides, burden=burden,
+            batch=batches, burden=burdens[0], ntc_burden=burdens[1],
         )
         cells = [np.sort(random.choice(n, size, replace=False)) for size in (9, 80, 500)]
-        own = [np.ones(some.size) for some in cells]
         batch = crt.prepare(
-            shared, ["target", "target", "ntc_group"], ["A", "B", "C"], cells, n_own=own,
-            sampler=sampler,
+            shared, ["target", "target", "ntc_group"], ["A", "B", "C"], cells, sampler=sampler
         )
         assert batch.notes == [""] * 3, batch.notes
         counts = np.zeros(1024, np.int64)

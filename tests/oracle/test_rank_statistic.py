@@ -217,7 +217,5 @@ def test_a_constant_feature_has_scale_zero(form, p):
     assert np.isfinite(centre).all()
 
 
-def test_a_further_covariate_changes_nothing():
-    scores = scores_of("dense", outcome_of())
-    assert rank.without(scores, np.arange(float(N_CELLS))) is scores
+def test_the_effect_bears_the_scale_of_what_is_ranked():
     assert rank.effect_scale("as stored") == "rank-biserial correlation of as stored"

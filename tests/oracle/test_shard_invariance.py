@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from condrand.covariates import orthonormal_basis, standardize
 from condrand.engines import crt
 from condrand.io.outcome import Outcome
+from condrand.normalize import OF_RESIDUALS
 from condrand.nulls.summary import NullSummary
 from condrand.plan import BLOCK, n_blocks
 from condrand.samplers import SAMPLERS
@@ -19,13 +20,19 @@ from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET
 N_CELLS, N_FEATURES = 240, 3
 RESAMPLES = 2 * BLOCK + 52  # three blocks, the last cut short
 STRATA = {**STRATIFY, "n_bins": 3, "n_burden_bins": 2}
+# With the form of the outcome: residuals are dense.
 CONTROLS = {
-    "complement": ("complement", False),
-    "complement, burden": ("complement", True),
-    "ntc": ("ntc", False),
-    "ntc, burden": ("ntc", True),
+    "complement, dense": ("complement", False, "dense"),
+    "complement, sparse": ("complement", False, "sparse"),
+    "ntc, dense": ("ntc", False, "dense"),
+    "ntc, sparse": ("ntc", False, "sparse"),
+    "ntc, residuals": ("ntc", True, "dense"),
 }
-COMBINATIONS = list(product(SAMPLERS, STATISTICS, CONTROLS, ("dense", "sparse")))
+COMBINATIONS = [
+    (sampler, statistic, control)
+    for sampler, statistic, control in product(SAMPLERS, STATISTICS, CONTROLS)
+    if control != "ntc, residuals" or statistic in OF_RESIDUALS
+]
 
 
 class Screen:
@@ -37,7 +44,8 @@ class Screen:
         self.design = standardize(np.column_stack([random.normal(size=N_CELLS), self.batch]))
         self.values = np.maximum(random.normal(size=(N_CELLS, N_FEATURES)) + 0.2, 0.0)
         self.is_ntc = np.arange(N_CELLS) % 3 == 0
-        self.n_guides = np.where(self.is_ntc, 0.0, random.integers(1, 4, N_CELLS))
+        self.burden = np.log1p(np.where(self.is_ntc, 0, random.integers(1, 4, N_CELLS)))
+        self.ntc_burden = np.log1p(self.is_ntc * random.integers(1, 4, N_CELLS))
         targets = [
             random.choice(np.flatnonzero(~self.is_ntc), n, replace=False) for n in (30, 9, 5)
         ]
@@ -45,12 +53,10 @@ class Screen:
             random.choice(np.flatnonzero(self.is_ntc), n, replace=False) for n in (8, 16, 25)
         ]
         self.treated = [np.sort(cells) for cells in (*targets, *guides)]
-        self.n_own = [np.ones(cells.size) for cells in targets]
-        self.n_own += [np.zeros(cells.size) for cells in guides]
         self.kinds = [TARGET, TARGET, TARGET, NTC_GUIDE, NTC_GROUP, NTC_GROUP]
         self.names = ["A", "B", "C", "n1", "e0/ntc_0", "e0/ntc_1"]
 
-    def outcome(self, statistic: str, control: str, burden: bool, form: str) -> Outcome:
+    def outcome(self, statistic: str, control: str, residualize: bool, form: str) -> Outcome:
         values = self.values if form == "dense" else sp.csr_matrix(self.values)
         scores = None
         if control == "complement":
@@ -66,8 +72,10 @@ class Screen:
             values if control == "ntc" else None,
             self.is_ntc if control == "ntc" else None,
             self.batch,
-            self.n_guides,
-            burden,
+            self.burden,
+            self.ntc_burden,
+            None,
+            residualize,
         )
 
 
@@ -83,7 +91,6 @@ def run(screen, shared, sampler, order, cuts, threads, seed=6):
         [screen.kinds[g] for g in order],
         [screen.names[g] for g in order],
         [screen.treated[g] for g in order],
-        n_own=[screen.n_own[g] for g in order],
         sampler=sampler,
         stratify=STRATA,
     )
@@ -108,9 +115,9 @@ def run(screen, shared, sampler, order, cuts, threads, seed=6):
     return units, counts
 
 
-@pytest.mark.parametrize(("sampler", "statistic", "control", "form"), COMBINATIONS)
-def test_shards_threads_and_company_change_no_bit(sampler, statistic, control, form, screen):
-    shared = screen.outcome(statistic, *CONTROLS[control], form)
+@pytest.mark.parametrize(("sampler", "statistic", "control"), COMBINATIONS)
+def test_shards_threads_and_company_change_no_bit(sampler, statistic, control, screen):
+    shared = screen.outcome(statistic, *CONTROLS[control])
     everything, end = [0, 1, 2, 3, 4, 5], n_blocks(RESAMPLES)
     assert end == 3
     plain, plain_counts = run(screen, shared, sampler, everything, [0, end], 1)

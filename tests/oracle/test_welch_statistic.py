@@ -187,8 +187,3 @@ def test_the_null_units_standardize_the_resampled_values(form, p):
     # and taken as that of all cells: some percent. A lost factor would move both far more.
     assert np.abs(z.mean(axis=0)).max() < 0.2
     np.testing.assert_allclose(z.std(axis=0), 1.0, atol=0.15)
-
-
-def test_a_further_covariate_changes_nothing():
-    scores = scores_of("dense", outcome_of())
-    assert welch.without(scores, np.arange(float(N_CELLS))) is scores

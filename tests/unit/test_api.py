@@ -28,6 +28,11 @@ COMMON = {
     "resampling_kwargs": None,
 }
 STATISTIC = {"test_stat": "ols", "test_stat_kwargs": None}
+# Ours, after those of the vocabulary.
+COMPARED = {
+    "control": "complement",
+    "ntc_labels": ("SAFE", "non-targeting", "NTC", "safe-targeting"),
+}
 SIGNATURES = {
     "prepare_crt_inputs": {
         "adata": REQUIRED,
@@ -64,6 +69,7 @@ SIGNATURES = {
         "calibrate_skew_normal": False,
         "skew_normal_side_code": 0,
         **STATISTIC,
+        **COMPARED,
     },
     "run_all_genes_union_crt": {
         "inputs": REQUIRED,
@@ -84,6 +90,7 @@ SIGNATURES = {
         "return_raw_pvals": False,
         "return_format": "dict",
         **STATISTIC,
+        **COMPARED,
     },
     "store_results_in_adata": {
         "adata": REQUIRED,
@@ -700,18 +707,152 @@ def test_usage_itself_can_be_ranked(inputs):
     assert result.betas[0] == pytest.approx(2 * u / (x.sum() * (~x).sum()) - 1, abs=1e-3)
 
 
-def test_burden_leaves_out_the_genes_own_guides(inputs):
-    # Were they counted, burden would tell who is treated: no treated cell has burden 0.
-    tests = api.resampling.Tests(
-        inputs, None, "stratified_perm", {"burden_key": BURDEN, "stratify_by_batch": False}
+@pytest.mark.parametrize("name", ["rank", "welch"])
+def test_residuals_can_be_tested_in_place_of_the_outcome(inputs, name):
+    made = replace(inputs)
+    call = {"B": 300, "test_stat": name}
+    plain, of_residuals = (
+        api.run_one_gene_union_crt("A", made, test_stat_kwargs={"residualize": yes}, **call)
+        for yes in (False, True)
     )
-    batch = tests.prepare([api.resampling.gene_of(inputs, "A")])
+    np.testing.assert_array_equal(plain.betas, api.run_one_gene_union_crt("A", made, **call).betas)
+    x = made.G[:, [0, 1]].toarray().any(axis=1)
+    residuals = made.Y - made.C @ np.linalg.lstsq(made.C, made.Y, rcond=None)[0]
+    if name == "welch":
+        expected = residuals[x].mean(axis=0) - residuals[~x].mean(axis=0)
+    else:
+        u = stats.mannwhitneyu(residuals[x], residuals[~x]).statistic
+        expected = 2 * u / (x.sum() * (~x).sum()) - 1
+        assert made.rank_info["residualize"]
+    np.testing.assert_allclose(of_residuals.betas, expected, atol=1e-12)
+    assert not np.allclose(plain.betas, expected, atol=1e-6)
+
+
+def test_a_covariate_that_drowns_the_effect_is_taken_out_by_residualizing(screen):
+    rng = np.random.default_rng(3)
+    treated = screen.obsm["guide_assignment"].toarray()[:, :2].any(axis=1)
+    logs = rng.normal(size=(N_CELLS, 3)) * 0.3
+    logs[:, 0] += 3 * screen.obsm["covar"]["depth"] + 0.4 * treated
+    screen.obsm["cnmf_usage"] = np.exp(logs)
+    made = api.prepare_crt_inputs(screen)
+    plain, of_residuals = (
+        api.run_one_gene_union_crt(
+            "A", made, test_stat="utest", test_stat_kwargs={"residualize": yes}
+        ).pvals[0]
+        for yes in (False, True)
+    )
+    assert of_residuals == 1 / 1024 and plain > 0.01
+
+
+def test_a_regression_needs_no_residuals(inputs):
+    a, b = (
+        api.run_one_gene_union_crt("A", inputs, B=50, test_stat_kwargs={"residualize": yes})
+        for yes in (False, True)
+    )
+    np.testing.assert_array_equal(a.pvals, b.pvals)
+
+
+def by_burden(inputs, **more):
+    options = {"burden_key": BURDEN, "stratify_by_batch": False, **more}
+    return api.resampling.Tests(inputs, None, "stratified_perm", options)
+
+
+def burden_of(tests, unit):
+    batch = tests.prepare([unit])
+    compared = api.resampling.Comparisons(tests.outcome)
+    return compared.of(batch.kinds[0], batch.treated[0]).burden
+
+
+def test_burden_counts_all_guides_of_the_units_kind_its_own_too(inputs):
     calls = inputs.G.toarray()
-    treated = calls[:, :2].any(axis=1)
-    np.testing.assert_array_equal(batch.treated[0], np.flatnonzero(treated))
-    others = tests.outcome.n_guides.copy()
-    others[batch.treated[0]] -= batch.n_own[0]
-    np.testing.assert_array_equal(others, calls[:, 2:6].sum(axis=1))
+    tests = by_burden(inputs)
+    of_genes, of_controls = (np.log1p(calls[:, a:b].sum(axis=1)) for a, b in ((0, 6), (6, 12)))
+    gene = api.resampling.gene_of(inputs, "A")
+    np.testing.assert_allclose(burden_of(tests, gene), of_genes)
+    for columns, expected in (([6, 7], of_controls), ([0, 3], of_genes)):
+        unit = api.resampling.guide_set_of(inputs, columns)
+        np.testing.assert_allclose(burden_of(tests, unit), expected)
+    # Their own labels may be told.
+    other = by_burden(inputs, ntc_labels="A")
+    np.testing.assert_allclose(burden_of(other, gene), np.log1p(calls[:, :2].sum(axis=1)))
+
+
+def test_what_the_number_of_guides_determines_is_not_tested_given_it(inputs):
+    call = {
+        "resampling_method": "stratified_perm",
+        "resampling_kwargs": {"burden_key": BURDEN},
+        "B": 99,
+    }
+    all_controls = api.run_one_gene_union_crt("NTC", inputs, **call)
+    assert "no stratum" in all_controls.note and np.isnan(all_controls.pvals).all()
+    assert np.isfinite(api.run_one_gene_union_crt("A", inputs, **call).pvals).all()
+    some = {name: call[name] for name in ("resampling_method", "resampling_kwargs")}
+    assert np.isfinite(api.crt_pvals_for_guide_set(inputs, [6, 7], 99, 5, **some)).all()
+    with pytest.raises(ValueError, match="g0,g6 has NTC guides and others"):
+        api.crt_pvals_for_guide_set(inputs, [0, 6], 99, 5, **some)
+
+
+def test_a_named_covariate_is_the_burden_as_it_is(inputs):
+    tests = by_burden(inputs, burden_key="depth")
+    for unit in (
+        api.resampling.gene_of(inputs, "A"),
+        api.resampling.guide_set_of(inputs, [6, 7]),
+    ):
+        np.testing.assert_array_equal(burden_of(tests, unit), inputs.covar_df_raw["depth"])
+
+
+def ntc_cells(inputs):
+    calls = inputs.G.toarray()
+    return calls[:, 6:].any(axis=1) & ~calls[:, :6].any(axis=1)
+
+
+def test_genes_can_be_compared_with_the_cells_of_controls(inputs):
+    treated = inputs.G[:, [0, 1]].toarray().any(axis=1)
+    cells = treated | ntc_cells(inputs)
+    assert cells.sum() < 300
+    design = np.column_stack([treated[cells], inputs.C[cells]]).astype(float)
+    expected = np.linalg.lstsq(design, inputs.Y[cells], rcond=None)[0][0]
+    call = {"B": 300, "control": "ntc"}
+    found = api.run_one_gene_union_crt("A", inputs, **call)
+    np.testing.assert_allclose(found.betas, expected, rtol=1e-9)
+    assert found.n_treated == treated.sum() and np.isfinite(found.pvals).all()
+    out = api.run_all_genes_union_crt(inputs, n_jobs=2, **call)
+    np.testing.assert_array_equal(out["pvals_df"].loc["A"], found.pvals)
+    # Controls cannot be compared with themselves.
+    assert out["notes"]["NTC"] == "no NTC cell to compare"
+    with pytest.raises(ValueError, match="no cell carries NTC guides and no others"):
+        api.run_one_gene_union_crt("A", inputs, ntc_labels=("scrambled",), **call)
+    named = replace(inputs, gene_to_cols={**inputs.gene_to_cols, "mine": [*range(6, 12)]})
+    again = api.run_one_gene_union_crt("A", named, ntc_labels=["mine"], **call)
+    np.testing.assert_array_equal(again.pvals, found.pvals)
+
+
+def test_where_most_cells_carry_one_guide_auto_takes_the_cells_of_controls(screen):
+    call = {"B": 99, "test_stat": "utest"}
+
+    def p(control):
+        made = api.prepare_crt_inputs(screen)
+        return api.run_one_gene_union_crt("A", made, control=control, **call).pvals
+
+    np.testing.assert_array_equal(p("auto"), p("complement"))
+    screen.obsm["guide_assignment"] = np.eye(N_GUIDES)[np.arange(N_CELLS) % N_GUIDES]
+    np.testing.assert_array_equal(p("auto"), p("ntc"))
+    assert not np.array_equal(p("auto"), p("complement"))
+
+
+def test_a_callers_model_sees_the_cells_compared(inputs):
+    seen = []
+
+    def model(C, y01):
+        seen.append((len(C), y01.sum()))
+        return MODEL(C, y01)
+
+    call = {"B": 99, "control": "ntc", "resampling_method": "stratified_perm"}
+    ours = api.run_one_gene_union_crt("A", inputs, **call)
+    theirs = api.run_one_gene_union_crt("A", inputs, propensity_model=model, **call)
+    np.testing.assert_array_equal(ours.pvals, theirs.pvals)
+    treated = inputs.G[:, [0, 1]].toarray().any(axis=1)
+    assert seen == [((treated | ntc_cells(inputs)).sum(), treated.sum())]
 
 
 def test_a_covariate_is_binned_alike_whatever_its_scale(inputs):
@@ -749,6 +890,9 @@ def test_a_covariate_is_binned_alike_whatever_its_scale(inputs):
         ({"null_kwargs": {"min_treated": 3}}, "takes no null_kwargs"),
         ({"skew_normal_side_code": 2}, "side code 2"),
         ({"B": 0}, "B is 0"),
+        ({"control": "other"}, "control 'other' is none of auto, complement, ntc"),
+        ({"null_method": "ntc_empirical", "control": "ntc"}, "all other cells"),
+        ({"null_method": "ntc_empirical", "control": "other"}, "none of auto"),
         ({"null_method": "ntc_empirical", "test_stat": "rank"}, "OLS"),
         ({"null_method": "ntc_empirical", "calibrate_skew_normal": True}, "skew-normal"),
         ({"null_method": "ntc_empirical", "null_kwargs": {"units": 3}}, "has no units"),

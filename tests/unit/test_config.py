@@ -408,12 +408,13 @@ def test_normalize_gets_control_and_burden_as_the_null_needs_them(
     assert settings["control"] == control
     assert settings["by_burden"] is by_burden
     assert settings["settings"] == analysis["outcome"]
-    assert settings["statistic"] == "ols"
+    assert settings["statistic"] == "ols_t"
 
 
 def test_sections_of_the_null_and_the_strata_have_their_defaults(schema):
     analysis = complete_config(yaml.safe_load(GOOD), schema, SOURCE)["analyses"]["crt"]
-    assert (analysis["statistic"], analysis["tail"]) == ("ols", "two_sided")
+    assert (analysis["statistic"], analysis["tail"]) == ("ols_t", "two_sided")
+    assert analysis["residualize"] is True
     assert (analysis["sampler"], analysis["null_method"]) == ("bernoulli_index", "crt")
     assert (analysis["control"], analysis["controls"]) == ("auto", "groups")
     assert analysis["stratify"] == {**STRATIFY, "burden_clip_quantiles": [0.0, 1.0]}
@@ -424,8 +425,8 @@ def test_sections_of_the_null_and_the_strata_have_their_defaults(schema):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("statistic: ols_t", ["crt.statistic: is 'ols_t', and null_method", "use 'ols'"]),
-        ("statistic: rank", ["crt.statistic: is 'rank'", "it compares OLS coefficients"]),
+        ("statistic: rank", ["crt.statistic: is 'rank', and null_method", "use 'ols', or"]),
+        ("statistic: welch", ["crt.statistic: is 'welch'", "it compares OLS coefficients"]),
         ("tail: right", ["crt.tail: is 'right'", "it is two-sided", "`null_method: crt`"]),
         ("tail: two_sided_centred", ["crt.tail: is 'two_sided_centred'", "use 'two_sided'"]),
         ("calibration: skew_normal", ["crt.calibration: is 'skew_normal'", "nothing is fitted"]),
@@ -436,6 +437,25 @@ def test_what_the_null_of_ntc_guides_cannot_do_is_named(refusal, schema, keys, w
     says(refusal(with_analysis(f"{EMPIRICAL}, {keys}")), "ntc_empirical", *words, "1 problem\n")
     # By itself it is fine.
     complete_config(yaml.safe_load(with_analysis(keys)), schema, SOURCE)
+
+
+@pytest.mark.parametrize("statistic", ["ols", "ols_t"])
+def test_the_null_of_ntc_guides_takes_either_ols_statistic(schema, statistic):
+    config = yaml.safe_load(with_analysis(f"{EMPIRICAL}, statistic: {statistic}"))
+    analysis = complete_config(config, schema, SOURCE)["analyses"]["crt"]
+    assert normalize_settings(analysis)["statistic"] == statistic
+
+
+def test_residuals_are_taken_unless_the_analysis_says_no(schema, refusal):
+    for keys, expected in (
+        ("", True),
+        (", residualize: true", True),
+        (", residualize: no", False),
+    ):
+        config = yaml.safe_load(with_analysis(f"statistic: rank{keys}"))
+        analysis = complete_config(config, schema, SOURCE)["analyses"]["crt"]
+        assert normalize_settings(analysis)["residualize"] is expected
+    says(refusal(with_analysis("residualize: 2")), "crt.residualize: is 2")
 
 
 def test_all_that_the_null_of_ntc_guides_cannot_do_is_listed_together(refusal):

@@ -19,8 +19,9 @@ import condrand
 from condrand.config import outcomes_of
 from condrand.engines.ntc_groups import write_ntc_groups
 from condrand.errors import InputError
+from condrand.guide_counts import GuideCounts
 from condrand.io import h5ad
-from condrand.io.outcome import read_carriers, read_treated
+from condrand.io.outcome import read_treated
 from condrand.io.stages import StoredScreen, read_guides_table
 from condrand.io.tables import read_tsv
 from condrand.normalize import make_design
@@ -481,19 +482,18 @@ def test_cell_names_that_occur_twice_change_nothing_and_are_warned_of(
 # What control cells, the burden and NTC groups need
 
 
-def test_guides_of_each_cell_are_counted_but_ntc_guides(write_screen, load, parts):
+def test_ntc_guides_and_others_of_each_cell_are_counted(write_screen, load, parts):
     calls = parts["guide_assignment"].toarray()
     calls[:4] = [[1, 1, 1, 1, 1], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
     screen = stored(load(write_screen(guide_assignment=7 * calls)))
     n_guides, n_ntc = calls[:, :3].sum(axis=1), calls[:, 3:].sum(axis=1)
     assert screen.obsm["n_guides"].ravel().tolist() == n_guides.tolist()
+    assert screen.obsm["n_ntc_guides"].ravel().tolist() == n_ntc.tolist()
+    counts = GuideCounts(n_guides, n_ntc)
     # A cell without any guide is no NTC cell.
-    is_ntc = (n_ntc > 0) & (n_guides == 0)
-    assert screen.obsm["is_ntc_cell"].ravel().tolist() == is_ntc.tolist()
-    assert is_ntc[:4].tolist() == [False, True, True, False]
+    assert counts.is_ntc_cell[:4].tolist() == [False, True, True, False]
     count = n_guides + n_ntc
-    moi = {name: float(value) for name, value in screen.uns["moi"].items()}
-    assert moi == pytest.approx(
+    assert counts.moi == pytest.approx(
         {
             "mean": count.mean(),
             "none": np.mean(count == 0),
@@ -514,8 +514,8 @@ def test_more_guides_than_a_byte_counts_are_counted(write_screen, load, parts):
     )
     folder = load(path)
     assert set(stored(folder).obsm["n_guides"].ravel()) == {0, 299}
-    (found,) = read_carriers(folder / "screen.h5ad", [(TARGET, "A")])
-    np.testing.assert_array_equal(found[1], 299.0)
+    (cells,) = read_treated(folder / "screen.h5ad", [(TARGET, "A")])
+    np.testing.assert_array_equal(cells, np.arange(50))
 
 
 def test_the_guides_table_tells_label_and_cells_of_each_guide(write_screen, load, parts):
@@ -529,16 +529,18 @@ def test_the_guides_table_tells_label_and_cells_of_each_guide(write_screen, load
     assert table["n_cells"].tolist() == carried.sum(axis=0).tolist()
 
 
-def test_own_guides_of_a_treated_cell_are_counted(write_screen, load, parts):
+def test_a_cell_with_several_guides_of_a_target_is_treated_once(write_screen, load, parts):
     calls = with_explicit_zeros(parts["guide_assignment"]) * 3
     folder = load(write_screen(guide_assignment=calls))
     own = parts["guide_assignment"].toarray()[:, :2].sum(axis=1)
     asked = [(NTC_GUIDE, "ntc1"), (TARGET, "A")]
-    (_, ntc_own), (cells, n_own) = read_carriers(folder / "screen.h5ad", asked)
+    assert set(own) == {0, 1, 2}
+    ntc_cells, cells = read_treated(folder / "screen.h5ad", asked)
     assert cells.tolist() == np.flatnonzero(own).tolist()
-    assert n_own.tolist() == own[own > 0].tolist()
-    assert set(n_own) == {1.0, 2.0} and set(ntc_own) == {1.0}
-    np.testing.assert_array_equal(read_treated(folder / "screen.h5ad", asked)[1], cells)
+    ntc1 = parts["guide_assignment"].toarray()[:, 3]
+    assert ntc_cells.tolist() == np.flatnonzero(ntc1).tolist()
+    treated = stored(folder).obsm["treated"]
+    assert treated.dtype == bool and treated.data.all()
 
 
 def test_analysis_of_ntc_cells_needs_some(write_screen, load, refusal, parts):
@@ -561,8 +563,32 @@ def test_burden_covariate_is_noted_for_the_later_stages(write_screen, load):
         settings = {"key": "cnmf_usage", "transform": "none", "library_size": None}
         screen = StoredScreen.read(folder / "screen.h5ad", settings)
         assert screen.burden is burden
-        # It differs between targets, so it is no column of the table.
+        # Which counts it is depends on the comparison, so it is no column of the table.
         assert list(screen.covariates) == ["p_mito", "batch"]
+
+
+def test_a_burden_that_is_equal_in_all_cells_is_named(write_screen, load, refusal):
+    burden = {"covariates": {"burden": True}}
+    # Guides and NTC guides each differ between cells; their sum does not.
+    calls = np.zeros((60, 5))
+    calls[np.arange(60), np.arange(60) % 5] = calls[np.arange(60), (np.arange(60) + 1) % 5] = 1
+    path = write_screen(guide_assignment=calls)
+    message = refusal(path, burden)
+    says(message, "guide_assignment: every cell carries 2 guides", "no burden to adjust for")
+    says(message, "leave `covariates.burden` out", "1 problem\n")
+    load(path, folder="no burden")
+    # One cell that differs will do.
+    calls[7] = [0, 0, 0, 0, 1]
+    load(write_screen(guide_assignment=calls), burden, folder="one differs")
+
+
+def test_missing_burden_and_missing_ntc_cells_are_named_together(write_screen, refusal):
+    calls = np.zeros((60, 5))
+    calls[np.arange(60), np.arange(60) % 3] = calls[np.arange(60), 3 + np.arange(60) % 2] = 1
+    path = write_screen(guide_assignment=calls)
+    message = refusal(path, {"covariates": {"burden": True}}, control="ntc")
+    says(message, "every cell carries 2 guides", "no cell carries NTC guides and no others")
+    says(message, "2 problems")
 
 
 # Batches

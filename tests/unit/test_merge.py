@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
+from condrand.io.outcome import OutcomeHeader
 from condrand.io.tables import write_parquet
 from condrand.merge import annotate, cautions, merge_tables, summarize
 from condrand.tables import effects_table
@@ -86,21 +87,78 @@ def test_the_summary_counts_tests_discoveries_and_skipped_targets(batches):
     assert "results/e.tsv.gz" in text
 
 
-def test_a_floor_that_no_lone_test_can_pass_is_said(batches):
-    effects = merge_tables(batches, FEATURES)["effects"]
-    (said,) = cautions(effects, "ols", 0.05, 1 / 20)
+def header(**changes):
+    """What an outcome says of itself, where there is nothing to mind."""
+    fine = {
+        **{"n_cells": 100, "features": FEATURES, "effect_scale": "", "digest": ""},
+        **{"statistic": "ols_t", "control": "complement", "control_reason": ""},
+        **{"outcome_scale": "", "moi_one": 0.5, "residualize": False},
+    }
+    return OutcomeHeader(**{**fine, **changes})
+
+
+@pytest.fixture
+def effects(batches):
+    return merge_tables(batches, FEATURES)["effects"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"statistic": "rank", "residualize": True},
+        {"statistic": "welch", "residualize": True},
+        {"control": "ntc", "moi_one": 1.0},
+    ],
+    ids=str,
+)
+def test_where_all_is_well_nothing_is_said(effects, changes):
+    assert cautions(effects, header(**changes), 0.05, 1e-9) == []
+
+
+def test_a_floor_that_no_lone_test_can_pass_is_said(effects):
+    (said,) = cautions(effects, header(), 0.05, 1 / 20)
     assert "no p value is below 0.05" in said and "raise `resamples` to 80" in said
     # 4 tests at FDR 0.05 need a p of 0.0125.
-    assert cautions(effects, "ols", 0.05, 0.0125) == []
-    assert cautions(effects, "ols", 0.05, None) == []
-
-
-def test_few_treated_cells_are_said_where_the_fitted_tail_of_ols_is_used(batches):
-    effects = merge_tables(batches, FEATURES)["effects"]
+    assert cautions(effects, header(), 0.05, 0.0125) == []
+    assert cautions(effects, header(), 0.05, None) == []
+    # A fitted tail has no floor.
     effects.loc[effects["target"] == "A", "p_source"] = "skew_normal"
-    (said,) = cautions(effects, "ols", 0.05, 1e-9)
+    assert cautions(effects, header(), 0.05, 1 / 20) == []
+
+
+def test_few_treated_cells_are_said_where_the_coefficient_itself_is_the_statistic(effects):
+    # A target that is not tested is not counted.
+    effects["n_target"] = effects["target"].map({"A": 49, "B": 50, "EMPTY": 0})
+    (said,) = cautions(effects, header(statistic="ols"), 0.05, 1e-9)
     assert said.startswith("1 targets have fewer than 50 treated cells")
-    assert cautions(effects, "ols_t", 0.05, 1e-9) == []
+    assert "`statistic: ols_t` is not" in said
+    assert cautions(effects, header(statistic="ols_t"), 0.05, 1e-9) == []
+    effects["n_target"] = 50
+    assert cautions(effects, header(statistic="ols"), 0.05, 1e-9) == []
+
+
+def test_cells_of_one_guide_that_are_compared_with_all_others_are_said(effects):
+    (said,) = cautions(effects, header(moi_one=0.83), 0.05, 1e-9)
+    assert said.startswith("83 % of the cells carry exactly one guide")
+    assert "Use `control: ntc`" in said
+    for changes in ({"moi_one": 0.5}, {"moi_one": 0.83, "control": "ntc"}):
+        assert cautions(effects, header(**changes), 0.05, 1e-9) == []
+
+
+@pytest.mark.parametrize("statistic", ["rank", "welch"])
+def test_a_statistic_that_does_not_see_the_covariates_is_said(effects, statistic):
+    for control in ("complement", "ntc"):
+        given = header(statistic=statistic, residualize=False, control=control)
+        (said,) = cautions(effects, given, 0.05, 1e-9)
+        assert said.startswith(f"the statistic {statistic} does not see the covariates")
+        assert "Use `residualize: true`" in said
+
+
+def test_all_that_should_be_known_is_said_together(effects):
+    for statistic in ("ols", "welch"):
+        given = header(statistic=statistic, moi_one=0.9)
+        assert len(set(cautions(effects, given, 0.05, 1 / 20))) == 3
 
 
 def test_the_annotated_copy_holds_the_tables_and_is_otherwise_the_input(

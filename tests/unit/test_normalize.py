@@ -9,9 +9,16 @@ import pytest
 import scipy.sparse as sp
 
 from condrand.covariates import encode, orthonormal_basis, standardize
+from condrand.errors import InputError
 from condrand.io.outcome import read_header, read_outcome
 from condrand.io.tables import read_tsv
-from condrand.normalize import choose_control, normalize, transform_outcome
+from condrand.normalize import (
+    OF_RESIDUALS,
+    choose_control,
+    make_design,
+    normalize,
+    transform_outcome,
+)
 from condrand.outcomes.clr import clr, usage_floor
 from condrand.statistics import STATISTICS
 from condrand.statistics.scores import DenseScores, SparseScores
@@ -28,6 +35,7 @@ CLR = {
 }
 USAGE = {**CLR, "transform": "usage"}
 COUNTS = {**CLR, "key": "X", "transform": "none"}
+BURDEN = {"covariates": {"burden": True}}
 
 
 # Comparison cells
@@ -73,7 +81,8 @@ def written(load, write_screen, tmp_path):
             analysis |= {"sampler": "stratified_perm", "batch_key": batch_key}
         folder = load(write_screen(**changes), screen_settings, **analysis)
         path = tmp_path / "outcome.h5ad"
-        normalize(folder / "screen.h5ad", path, settings, statistic, control, batch_key, **more)
+        more |= {"statistic": statistic, "control": control, "batch_key": batch_key}
+        normalize(folder / "screen.h5ad", path, settings, **more)
         return read_outcome(path), path
 
     return run
@@ -86,6 +95,12 @@ def design_of(parts) -> np.ndarray:
 def clr_of(parts) -> np.ndarray:
     usage = parts["cnmf_usage"] / parts["cnmf_usage"].sum(axis=1, keepdims=True)
     return clr(usage, usage_floor(usage, 1e-4, None))
+
+
+def guides_per_cell(parts) -> tuple[np.ndarray, np.ndarray]:
+    """Guides but NTC guides, and NTC guides."""
+    calls = parts["guide_assignment"].toarray() > 0
+    return calls[:, :3].sum(axis=1), calls[:, 3:].sum(axis=1)
 
 
 def assert_same_scores(got, expected):
@@ -102,13 +117,17 @@ def test_all_other_cells_share_the_scores_of_the_statistic(written, parts, stati
     basis = orthonormal_basis(design_of(parts))
     assert isinstance(outcome.scores, DenseScores)
     assert_same_scores(outcome.scores, STATISTICS[statistic].score(clr_of(parts), basis))
-    assert outcome.tested is outcome.is_ntc_cell is outcome.batch is outcome.n_guides is None
-    assert outcome.burden is False and outcome.features == ["P1", "P2", "P3"]
+    assert outcome.tested is outcome.is_ntc_cell is outcome.batch is None
+    assert outcome.burden is outcome.ntc_burden is None
+    assert outcome.residualize is False and outcome.features == ["P1", "P2", "P3"]
     header = read_header(path)
     assert (header.n_cells, header.control_reason) == (60, "as configured")
     assert header.outcome_scale == "CLR (natural log)"
     assert header.effect_scale == STATISTICS[statistic].effect_scale("CLR (natural log)")
     assert header.digest == outcome.digest
+    assert header.residualize is False
+    # Every fourth cell carries a second guide.
+    assert header.moi_one == 0.75
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
@@ -155,14 +174,126 @@ def test_batches_and_burden_are_written_where_they_are_asked_for(written, parts)
     levels = sorted(set(parts["obs"]["batch"]))
     assert [levels[code] for code in outcome.batch] == parts["obs"]["batch"].tolist()
     assert outcome.batch.dtype == np.int64
-    n_guides = (parts["guide_assignment"].toarray()[:, :3] > 0).sum(axis=1)
-    np.testing.assert_array_equal(outcome.n_guides, n_guides)
+    n_guides, n_ntc = guides_per_cell(parts)
+    np.testing.assert_array_equal(outcome.burden, np.log1p(n_guides))
+    np.testing.assert_array_equal(outcome.ntc_burden, np.log1p(n_ntc))
     # Strata by burden do not make it a covariate.
-    assert outcome.burden is False
-    outcome, _ = written(screen={"covariates": {"burden": True}})
-    assert outcome.burden is True and outcome.batch is None
-    np.testing.assert_array_equal(outcome.n_guides, n_guides)
-    assert outcome.design.shape[1] == design_of(parts).shape[1]
+    np.testing.assert_array_equal(outcome.design, design_of(parts))
+    # Among NTC cells, which carry no others, all guides are one count.
+    outcome, _ = written(control="ntc", by_burden=True)
+    for burden in (outcome.burden, outcome.ntc_burden):
+        np.testing.assert_array_equal(burden, np.log1p(n_guides + n_ntc))
+    # And the covariate makes no strata.
+    outcome, _ = written(screen=BURDEN)
+    assert outcome.burden is outcome.ntc_burden is outcome.batch is None
+
+
+# Burden
+
+
+def design_names(path) -> list[str]:
+    with h5py.File(path) as file:
+        return [name.decode() for name in file["uns/design_names"][:]]
+
+
+def test_the_burdens_are_columns_of_the_design_where_they_are_asked_for(written, parts):
+    burdens = np.log1p(np.column_stack(guides_per_cell(parts)))
+    outcome, path = written(screen=BURDEN)
+    assert design_names(path)[-2:] == ["log1p_guides", "log1p_ntc_guides"]
+    expected = np.column_stack([design_of(parts), standardize(burdens)])
+    # Alone, the columns are summed in another order.
+    np.testing.assert_allclose(outcome.design, expected, rtol=1e-13)
+    # No column is a combination of the others, and all are projected out.
+    assert outcome.scores.rank == expected.shape[1] + 1
+    residuals = outcome.scores.rows[:, :3]
+    np.testing.assert_allclose(burdens.T @ residuals, 0, atol=1e-12)
+    _, path = written()
+    assert not {"log1p_guides", "log1p_ntc_guides"} & set(design_names(path))
+
+
+def test_among_ntc_cells_the_burden_is_one_column_of_all_guides(written, parts):
+    outcome, path = written(control="ntc", screen=BURDEN)
+    assert design_names(path)[-1] == "log1p_guides"
+    total = np.log1p(sum(guides_per_cell(parts)))
+    expected = np.column_stack([design_of(parts), standardize(total[:, None])])
+    np.testing.assert_array_equal(outcome.design, expected)
+
+
+def test_a_burden_of_one_value_is_no_column_and_no_problem(written, caplog):
+    # Every cell carries one NTC guide, and one or two others.
+    calls = np.zeros((60, 5))
+    calls[np.arange(60), np.arange(60) % 3] = calls[np.arange(60), 3 + np.arange(60) % 2] = 1
+    calls[::4, 2] = 1
+    with caplog.at_level(logging.WARNING):
+        _, path = written(changes={"guide_assignment": calls}, screen=BURDEN)
+    assert design_names(path)[-1] == "log1p_guides"
+    assert "design column dropped" not in caplog.text
+
+
+def test_a_burden_is_a_number_however_few_values_it_has(parts):
+    table, burden = parts["covar"], pd.DataFrame({"log1p_guides": np.log1p(np.arange(60) % 3)})
+    design = make_design(table, 20, burden)
+    assert design.names == ["p_mito", "batch[three]", "batch[two]", "log1p_guides"]
+    np.testing.assert_array_equal(design.columns[:, -1:], standardize(burden.to_numpy()))
+
+
+# Residuals
+
+
+@pytest.mark.parametrize("screen", [None, BURDEN], ids=["covariates", "and burden"])
+@pytest.mark.parametrize("statistic", OF_RESIDUALS)
+def test_rank_and_welch_take_the_residuals_of_the_design(written, parts, statistic, screen):
+    outcome, path = written(statistic=statistic, residualize=True, screen=screen)
+    regressors = np.column_stack([np.ones(60), design_of(parts)])
+    if screen:
+        burdens = np.log1p(np.column_stack(guides_per_cell(parts)))
+        regressors = np.column_stack([regressors, burdens])
+    values = clr_of(parts)
+    residuals = values - regressors @ np.linalg.lstsq(regressors, values, rcond=None)[0]
+    module = STATISTICS[statistic]
+    expected = module.score(residuals, orthonormal_basis(outcome.design))
+    raw = module.score(values, orthonormal_basis(outcome.design))
+    for size in (5, 30):
+        cells = np.sort(np.random.default_rng(size).choice(60, size, replace=False))
+        got, by_hand, without = (
+            module.values(scores, scores.observed(cells))
+            for scores in (outcome.scores, expected, raw)
+        )
+        np.testing.assert_allclose(got, by_hand, rtol=1e-9, atol=1e-12)
+        assert (np.abs(got - without) > 1e-4).any()
+    assert outcome.residualize is True
+    header = read_header(path)
+    assert header.residualize is True
+    assert header.outcome_scale == "residual of CLR (natural log)"
+    assert header.effect_scale == module.effect_scale("residual of CLR (natural log)")
+
+
+@pytest.mark.parametrize("statistic", ["ols", "ols_t"])
+@pytest.mark.parametrize("settings", [CLR, COUNTS], ids=["dense", "sparse"])
+def test_ols_needs_no_residuals_as_it_projects(written, settings, statistic):
+    plain, asked = (
+        written(settings, statistic, residualize=residualize)[0] for residualize in (False, True)
+    )
+    assert plain.digest == asked.digest and asked.residualize is False
+
+
+@pytest.mark.parametrize("statistic", OF_RESIDUALS)
+def test_among_ntc_cells_the_regression_is_left_to_each_unit(written, parts, statistic):
+    outcome, path = written(statistic=statistic, control="ntc", residualize=True)
+    np.testing.assert_array_equal(outcome.tested, clr_of(parts))
+    assert outcome.residualize is True and read_header(path).residualize is True
+
+
+@pytest.mark.parametrize("control", ["complement", "ntc"])
+@pytest.mark.parametrize("statistic", OF_RESIDUALS)
+def test_residuals_of_a_sparse_outcome_are_refused(written, tmp_path, statistic, control):
+    with pytest.raises(InputError) as error:
+        written(COUNTS, statistic, control, residualize=True)
+    message = str(error.value)
+    assert message.startswith(f"X: is sparse, and its residuals, which the statistic {statistic}")
+    for way in ("Store it dense", "`residualize: false`", "`statistic: ols_t`"):
+        assert way in message
+    assert not (tmp_path / "outcome.h5ad").exists()
 
 
 def test_the_digest_tells_outcomes_apart(written):
@@ -170,11 +301,14 @@ def test_the_digest_tells_outcomes_apart(written):
         {},
         {"statistic": "ols_t"},
         {"statistic": "rank"},
+        {"statistic": "rank", "residualize": True},
+        {"control": "ntc", "statistic": "rank"},
+        {"control": "ntc", "statistic": "rank", "residualize": True},
         {"control": "ntc"},
         {"settings": USAGE},
         {"batch_key": "batch"},
         {"by_burden": True},
-        {"screen": {"covariates": {"burden": True}}},
+        {"screen": BURDEN},
         {"screen": {"covariates": {"columns": ["p_mito"]}}},
     ]
     digests = [written(**way)[0].digest for way in ways]

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from functools import partial
 
 import pytest
 
@@ -126,7 +127,10 @@ def test_the_load_of_a_batch_is_read_from_the_targets(tmp_path):
 # Resources
 
 
-@pytest.mark.parametrize("need", [plan.load_mem_mb, plan.normalize_mem_mb])
+@pytest.mark.parametrize(
+    "need",
+    [plan.load_mem_mb, plan.normalize_mem_mb, plan.propensity_mem_mb, plan.ntc_null_mem_mb],
+)
 def test_memory_grows_with_the_input(need):
     values = [need(mb) for mb in (0, 1, 100, 10_000)]
     assert values == sorted(set(values)) and values[0] >= 400
@@ -142,10 +146,15 @@ def test_the_resources_of_a_shard_never_fall_with_the_work():
         assert minutes == sorted(minutes) and minutes[-1] > minutes[0], name
     with_threads = [plan.shard_runtime_min(**{**base, "threads": t}) for t in (1, 2, 8)]
     assert with_threads == sorted(with_threads, reverse=True)
-    assert plan.shard_mem_mb(500, 8, False) > plan.shard_mem_mb(500, 1, False)
-    assert plan.shard_mem_mb(500, 2, True) > plan.shard_mem_mb(500, 2, False)
-    assert plan.propensity_mem_mb(500, True) > plan.propensity_mem_mb(500, False) > 500
-    assert plan.shard_mem_mb(5000, 1, False) > plan.shard_mem_mb(500, 1, False)
+    assert plan.shard_mem_mb(500, 8) > plan.shard_mem_mb(500, 1)
+    assert plan.shard_mem_mb(5000, 1) > plan.shard_mem_mb(500, 1)
+
+
+def test_the_memory_of_a_job_holds_what_it_reads():
+    # The file is read whole; the null of NTC guides holds a batch, or its half, once more.
+    for need in (plan.propensity_mem_mb, partial(plan.shard_mem_mb, threads=1)):
+        assert need(10_000) > 10_000 + 400
+    assert plan.ntc_null_mem_mb(10_000) > 20_000
 
 
 def test_small_jobs_still_get_five_minutes():

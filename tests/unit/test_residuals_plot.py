@@ -125,6 +125,19 @@ def test_the_warning_names_covariate_feature_share_and_mend(table):
     assert trend_warnings(table, r2=0.9) == []
 
 
+@pytest.mark.parametrize(
+    ("covariate", "term"),
+    [
+        ("log(n_umis)", "bs(log(n_umis), df=4)"),
+        ("log1p(n_umis)", "bs(log(n_umis + 1), df=4)"),
+        ("n umis", "bs(`n umis`, df=4)"),
+    ],
+)
+def test_the_mend_is_a_formula_over_obs(covariate, term, table):
+    renamed = table.assign(covariate=table["covariate"].replace("depth", covariate))
+    assert f"`formula: ~ {term}`" in trend_warnings(renamed)[0]
+
+
 def test_shares_by_chance_among_few_cells_are_no_warning():
     rng = np.random.default_rng(3)
     got = residual_trends_table(

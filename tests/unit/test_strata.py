@@ -134,6 +134,20 @@ def groups_by_definition(p, batch, burden, settings) -> tuple[list[list[int]], i
     return [sorted(cells) for cells in groups], n_small
 
 
+def test_each_burden_is_a_bin_of_its_own_unless_bins_are_asked_for():
+    # Of eight quantile bins the rare high counts would share one, and 0 and 1 here all.
+    burden = np.log1p(np.repeat([0.0, 1.0, 2.0, 5.0], [900, 60, 30, 10]))
+    p = np.full(1000, 0.1)
+    treated = np.arange(890, 1000)
+    strata = make_strata(treated, p, None, burden, {**SETTINGS, "n_burden_bins": None})
+    assert np.diff(strata.indptr).tolist() == [900, 60, 30, 10]
+    assert strata.n_treated.tolist() == [10, 60, 30, 10]
+    assert make_strata(treated, p, None, burden, SETTINGS).n_strata == 1
+    burden[3] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        make_strata(treated, p, None, burden, {**SETTINGS, "n_burden_bins": None})
+
+
 def random_screen(n_cells: int, seed: int):
     random = np.random.default_rng(seed)
     p = random.beta(1, 20, n_cells)

@@ -155,6 +155,9 @@ def test_shards_batches_and_threads_change_no_byte_of_any_table(
         {"sampler": "stratified_perm", "statistic": "ols_t", "tail": "two_sided_centred"},
         {"statistic": "welch", "tail": "right"},
         {"statistic": "ols", "control": "ntc"},
+        # Residuals of every unit's own comparison.
+        {"statistic": "rank", "control": "ntc"},
+        {"sampler": "stratified_perm", "statistic": "welch", "control": "ntc"},
     ],
     ids=lambda analysis: "-".join(analysis.values()),
 )

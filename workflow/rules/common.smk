@@ -202,11 +202,6 @@ def resamples_of_shard(wildcards):
 # Resources: from the sizes of files, in MiB and minutes, growing with each attempt
 
 
-def has_burden(wildcards):
-    """Whether each unit has scores of its own, for the burden covariate."""
-    return config["screens"][wildcards.screen]["covariates"]["burden"]
-
-
 def load_mem_mb(wildcards, input, attempt):
     return attempt * plan.load_mem_mb(plan.read_mb(input.screen))
 
@@ -216,8 +211,7 @@ def normalize_mem_mb(wildcards, input, attempt):
 
 
 def propensity_mem_mb(wildcards, input, attempt):
-    outcome_mb = plan.read_mb(input.outcome)
-    return attempt * plan.propensity_mem_mb(outcome_mb, has_burden(wildcards))
+    return attempt * plan.propensity_mem_mb(plan.read_mb(input.outcome))
 
 
 def propensity_runtime(wildcards, input, attempt):
@@ -226,8 +220,11 @@ def propensity_runtime(wildcards, input, attempt):
 
 
 def shard_mem_mb(wildcards, input, threads, attempt):
-    outcome_mb = plan.read_mb(input.outcome)
-    return attempt * plan.shard_mem_mb(outcome_mb, threads, has_burden(wildcards))
+    return attempt * plan.shard_mem_mb(plan.read_mb(input.outcome), threads)
+
+
+def ntc_null_mem_mb(wildcards, input, attempt):
+    return attempt * plan.ntc_null_mem_mb(plan.read_mb(input.outcome))
 
 
 def shard_runtime(wildcards, input, threads, attempt):

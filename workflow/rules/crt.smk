@@ -192,7 +192,7 @@ rule crt_ntc_null:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=lambda wildcards, input, attempt: 2 * propensity_mem_mb(wildcards, input, attempt),
+        mem_mb=ntc_null_mem_mb,
         runtime=60,
     params:
         settings=lambda wildcards: analysis_of(wildcards)["ntc_empirical"],

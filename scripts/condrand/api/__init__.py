@@ -1,6 +1,7 @@
 """The notebook's functions: an AnnData in memory in, tables out, over the workflow's own code.
 
-A gene's numbers are those of the workflow for the same data, seed, B, sampler and statistic.
+A gene's numbers are those of the workflow for the same data, seed, B, sampler and statistic. Not
+every default is: the workflow tests ``ols_t``, and its ranks are those of residuals.
 """
 
 from condrand.api.burden import add_burden_covariate, compute_guide_burden

@@ -8,12 +8,21 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.api.elements import element, read_covariates, read_guide2gene, read_guides
+from condrand.api.inputs import CRTInputs
 from condrand.errors import Problems
+from condrand.guide_counts import GuideCounts
 
 if TYPE_CHECKING:  # a type only: whoever has an AnnData has imported it
     from anndata import AnnData
 
 BURDEN_KEY = "log1p_non_ntc_guides_per_cell"
+
+
+def guide_counts(inputs: CRTInputs, ntc_columns: Iterable[int]) -> GuideCounts:
+    """The guide counts of a screen whose columns of NTC guides are given."""
+    is_ntc = np.zeros(len(inputs.guide_names), bool)
+    is_ntc[list(ntc_columns)] = True
+    return GuideCounts.of(inputs.G > 0, is_ntc)
 
 
 def compute_guide_burden(
@@ -48,9 +57,11 @@ def compute_guide_burden(
 
     Notes
     -----
-    A target's own guides are part of this burden, so that a test which adjusts for it adjusts
-    for part of the treatment. The sampler's ``burden_key`` leaves them out; see
-    :func:`condrand.api.run_all_genes_union_crt`.
+    A target's own guides count, and should: given how many guides a cell carries, which targets
+    they hit says nothing of how readily it takes up guides (splitting of a Poisson count,
+    whatever its mean). Given its other guides alone, a carrier is a cell of higher uptake, and
+    tests of null targets come out significant. A test of NTC guides needs their number instead,
+    or that of all guides (``include_ntc=True``).
     """
     G = sp.csc_matrix(G.to_numpy() if isinstance(G, pd.DataFrame) else G)
     names, labels = list(guide_names), set(ntc_labels or ())

@@ -1,20 +1,14 @@
 """Tests of sets of guides: groups of control guides that look like the guides of a gene."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from condrand.api.inputs import CRTInputs
 from condrand.api.propensities import fit_propensity_logistic
-from condrand.api.resampling import (
-    Tested,
-    Tests,
-    guide_set_of,
-    n_threads,
-)
+from condrand.api.resampling import Model, Options, Tested, Tests, guide_set_of, n_threads
 from condrand.nulls import ntc_groups
 from condrand.nulls.leave_one_out import compute_null_pvals_from_null_stats
 from condrand.nulls.ntc_groups import Signature, guide_frequency
@@ -52,11 +46,11 @@ def crt_pvals_for_guide_set(
     guide_idx: Iterable[int],
     B: int,
     seed: int,
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> np.ndarray:
     """Empirical p values of the cells with any guide of a set.
 
@@ -78,7 +72,7 @@ def crt_pvals_for_guide_set(
     tests = Tests(
         inputs, propensity_model, resampling_method, resampling_kwargs, test_stat, test_stat_kwargs
     )
-    return _p_values(tests, [guide_set_of(inputs, guide_idx)], B, seed)[1][0]
+    return _p_values(tests, [guide_set_of(inputs, guide_idx)], B, seed)[0][0]
 
 
 def crt_pvals_for_guide_set_skew(
@@ -86,12 +80,12 @@ def crt_pvals_for_guide_set_skew(
     guide_idx: Iterable[int],
     B: int,
     seed: int,
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     side_code: int = 0,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same with the skew-normal where its diagnostics pass.
 
@@ -107,7 +101,7 @@ def crt_pvals_for_guide_set_skew(
     tests = Tests(
         inputs, propensity_model, resampling_method, resampling_kwargs, test_stat, test_stat_kwargs
     )
-    skew, raw = _p_values(tests, [guide_set_of(inputs, guide_idx)], B, seed, side_code, skew=True)
+    skew, raw = _p_values(tests, [guide_set_of(inputs, guide_idx)], B, seed, side_code)
     return skew[0], raw[0]
 
 
@@ -116,12 +110,12 @@ def crt_pvals_for_ntc_groups_ensemble(
     ntc_groups_ens: Groups,
     B: int,
     seed0: int,
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     expected_group_size: int = 6,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> dict[int, pd.DataFrame]:
     """Empirical p values of every group of every replicate.
 
@@ -149,8 +143,7 @@ def crt_pvals_for_ntc_groups_ensemble(
     tests = Tests(
         inputs, propensity_model, resampling_method, resampling_kwargs, test_stat, test_stat_kwargs
     )
-    units = _units(inputs, ntc_groups_ens, expected_group_size)
-    return {e: _group_tables(tests, of, B, seed0)[1] for e, of in enumerate(units)}
+    return _by_replicate(tests, ntc_groups_ens, expected_group_size, B, seed0)
 
 
 def crt_pvals_for_ntc_groups_ensemble_skew(
@@ -158,13 +151,13 @@ def crt_pvals_for_ntc_groups_ensemble_skew(
     ntc_groups_ens: Groups,
     B: int,
     seed0: int,
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     side_code: int = 0,
     expected_group_size: int = 6,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> dict[int, pd.DataFrame]:
     """The same with the skew-normal where its diagnostics pass.
 
@@ -176,11 +169,7 @@ def crt_pvals_for_ntc_groups_ensemble_skew(
     tests = Tests(
         inputs, propensity_model, resampling_method, resampling_kwargs, test_stat, test_stat_kwargs
     )
-    units = _units(inputs, ntc_groups_ens, expected_group_size)
-    return {
-        e: _group_tables(tests, of, B, seed0, side_code, skew=True)[0]
-        for e, of in enumerate(units)
-    }
+    return _by_replicate(tests, ntc_groups_ens, expected_group_size, B, seed0, side_code)
 
 
 def compute_guide_set_null_pvals(
@@ -188,12 +177,12 @@ def compute_guide_set_null_pvals(
     inputs: CRTInputs,
     B: int = 1023,
     base_seed: int = 123,
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     side_code: int = 0,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> np.ndarray:
     """As :func:`condrand.api.compute_gene_null_pvals`, for columns of ``inputs.G``."""
     tests = Tests(
@@ -210,12 +199,12 @@ def compute_ntc_group_null_pvals_parallel(
     base_seed: int = 123,
     n_jobs: int = 8,
     backend: str = "threading",
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     side_code: int = 0,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> np.ndarray:
     """Leave-one-out p values of the resamples of all groups of all replicates.
 
@@ -274,19 +263,27 @@ def _units(inputs: CRTInputs, ensemble: Groups, size: int | None) -> list[list[T
 
 
 def _p_values(
-    tests: Tests, units: list[Tested], B: int, seed: int, side_code: int = 0, skew: bool = False
+    tests: Tests, units: list[Tested], B: int, seed: int, side_code: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reported and empirical p values: float64, shape (n_units, n_programs)."""
-    calibration = "skew_normal" if skew else "empirical"
-    rows = tests.table(tests.prepare(units), B, seed, 1, side_code, calibration)
+    """Reported and empirical p values: float64, shape (n_units, n_programs).
+
+    Given a side, those of the skew-normal are reported; without, empirical two-sided ones.
+    """
+    settings = (0, "empirical") if side_code is None else (side_code, "skew_normal")
+    rows = tests.table(tests.prepare(units), B, seed, 1, *settings)
     shape = (len(units), len(tests.inputs.program_names))
     return tuple(rows[name].to_numpy().reshape(shape) for name in ("p_value", "p_empirical"))
 
 
-def _group_tables(
-    tests: Tests, units: list[Tested], B: int, seed: int, side_code: int = 0, skew: bool = False
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    names = [unit.name.partition("/")[2] for unit in units]
-    found = _p_values(tests, units, B, seed, side_code, skew)
-    columns = tests.inputs.program_names
-    return tuple(pd.DataFrame(p, index=names, columns=columns) for p in found)
+def _by_replicate(
+    tests: Tests, ensemble: Groups, size: int, B: int, seed: int, side_code: int | None = None
+) -> dict[int, pd.DataFrame]:
+    """Reported p values of the groups of every replicate; see :func:`_p_values`."""
+    return {
+        e: pd.DataFrame(
+            _p_values(tests, units, B, seed, side_code)[0],
+            index=[unit.name.partition("/")[2] for unit in units],
+            columns=tests.inputs.program_names,
+        )
+        for e, units in enumerate(_units(tests.inputs, ensemble, size))
+    }

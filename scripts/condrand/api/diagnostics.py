@@ -1,13 +1,13 @@
 """Is the null right? Fitted tails, and what is known of a unit beside its p values."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from condrand.api.inputs import CRTInputs
 from condrand.api.propensities import fit_propensity_logistic
-from condrand.api.resampling import TAIL_OF, Tests, gene_of, guide_set_of
+from condrand.api.resampling import TAIL_OF, Model, Options, Tests, gene_of, guide_set_of
 from condrand.nulls import empirical, skew_normal
 from condrand.nulls.summary import NullSummary
 
@@ -102,11 +102,11 @@ def compute_unit_diagnostics(
     guide_idx: Iterable[int] | None = None,
     B: int = 1023,
     base_seed: int = 123,
-    propensity_model: Callable[..., Any] | None = fit_propensity_logistic,
+    propensity_model: Model = fit_propensity_logistic,
     resampling_method: str = "bernoulli_index",
-    resampling_kwargs: Mapping[str, Any] | None = None,
+    resampling_kwargs: Options = None,
     test_stat: str = "ols",
-    test_stat_kwargs: Mapping[str, Any] | None = None,
+    test_stat_kwargs: Options = None,
 ) -> dict[str, Any]:
     """What is known of a unit beside its p values.
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from condrand.api.inputs import NTC_LABELS, CRTInputs, carriers, outcome_of
+from condrand.api.inputs import NTC_LABELS, CRTInputs, carriers, columns_of, outcome_of
 from condrand.api.propensities import given_propensity
-from condrand.api.resampling import batches_of, refuse_unknown
+from condrand.api.resampling import Options, batches_of, refuse_unknown
 from condrand.engines.ntc_null import (
     UnitsTested,
     compute_null,
@@ -67,7 +67,7 @@ def ntc_empirical(
     inputs: CRTInputs,
     genes: list[str],
     base_seed: int,
-    null_kwargs: Mapping[str, Any] | None = None,
+    null_kwargs: Options = None,
     qq_crossfit: bool = False,
 ) -> Empirical:
     """Compare genes with pseudo-genes of control guides.
@@ -100,10 +100,9 @@ def ntc_empirical(
         if not halves:
             raise ValueError(f"a cross-fit needs 2 NTC guides in either half, of {len(pool)}")
         draws |= halves
-    treated = [carriers(inputs, inputs.gene_to_cols[gene])[0] for gene in genes]
+    treated = [carriers(inputs, inputs.gene_to_cols[gene]) for gene in genes]
     guides = [[inputs.guide_names[c] for c in inputs.gene_to_cols[gene]] for gene in genes]
-    n_own = [np.zeros(cells.size) for cells in treated]
-    tested = UnitsTested([TARGET] * len(genes), genes, guides, treated, n_own)
+    tested = UnitsTested([TARGET] * len(genes), genes, guides, treated)
     outcome, batch_names = outcome_of(inputs, "ols"), None
     if options["batch_mode"] != POOLED:
         batch_names, codes = batches_of(inputs, options["batch_key"])
@@ -140,14 +139,12 @@ def ntc_empirical(
 
 def _controls(inputs: CRTInputs, labels: Any) -> dict[str, np.ndarray]:
     """Cells of each control guide that any cell carries."""
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    columns = [c for label in labels for c in inputs.gene_to_cols.get(label, [])]
-    cells = {inputs.guide_names[c]: carriers(inputs, [c])[0] for c in columns}
+    cells = {inputs.guide_names[c]: carriers(inputs, [c]) for c in columns_of(inputs, labels)}
     return {guide: found for guide, found in cells.items() if found.size}
 
 
 def _mean_logit(inputs: CRTInputs, model: Any, cells: np.ndarray) -> float:
     if not 0 < cells.size < inputs.n_cells:
         return np.nan
-    p = given_propensity(inputs, model, cells)
+    p = given_propensity(inputs.C, model, cells)
     return float(np.mean(np.log(p) - np.log1p(-p)))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from condrand.api.elements import (
 from condrand.covariates import encode, orthonormal_basis, standardize
 from condrand.errors import Problems
 from condrand.io.outcome import Outcome
-from condrand.normalize import make_design, transform_outcome
+from condrand.normalize import OF_RESIDUALS, make_design, transform_outcome
 from condrand.outcomes.clr import EFFECT_SCALE
 from condrand.statistics import STATISTICS
 
 if TYPE_CHECKING:  # a type only: whoever has an AnnData has imported it
     from anndata import AnnData
 
-NTC_LABELS = ("non-targeting", "safe-targeting", "NTC", "SAFE")
+NTC_LABELS = ("SAFE", "non-targeting", "NTC", "safe-targeting")
 # Columns whose mean and standard deviation are this close to 0 and 1 are taken as they are.
 _STANDARDIZED = 1e-9
 _INTERCEPT = "intercept"
@@ -90,7 +90,7 @@ class CRTInputs:
     covar_cols: list[str] = field(default_factory=list)
     covar_df_raw: pd.DataFrame | None = None
     batch_raw: pd.Series | None = None
-    _outcomes: dict[tuple[str, str], Outcome] = field(
+    _outcomes: dict[tuple[str, str, bool], Outcome] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -227,8 +227,14 @@ def design_of(C: np.ndarray) -> np.ndarray:
     return columns if done else standardize(columns)
 
 
-def outcome_of(inputs: CRTInputs, statistic: str, use: str = "clr") -> Outcome:
-    """Scores and design of a statistic, computed at its first use.
+def outcome_of(
+    inputs: CRTInputs,
+    statistic: str,
+    use: str = "clr",
+    residualize: bool = False,
+    is_ntc_cell: np.ndarray | None = None,
+) -> Outcome:
+    """What units are tested with; scores of all cells are computed at their first use.
 
     Parameters
     ----------
@@ -237,36 +243,55 @@ def outcome_of(inputs: CRTInputs, statistic: str, use: str = "clr") -> Outcome:
         One of :data:`condrand.statistics.STATISTICS`.
     use : {"clr", "usage"}
         What is tested.
+    residualize : bool
+        Whether rank and welch take it less its regression on the covariates.
+    is_ntc_cell : bool, shape (n_cells,), optional
+        Each unit is compared with these cells, and has scores of its own.
     """
-    if (statistic, use) not in inputs._outcomes:
-        tested, scale = inputs.Y, EFFECT_SCALE
-        if use == "usage":
-            settings = {**_clr(inputs.usage_eps_quantile), "transform": "usage"}
-            tested, scale = transform_outcome(inputs.U, settings)
-        design = design_of(inputs.C)
-        module = STATISTICS[statistic]
-        outcome = Outcome(
-            scores=module.score(tested, _basis(inputs.C, design)),
-            design=design,
-            features=list(inputs.program_names),
-            effect_scale=module.effect_scale(scale),
-            digest="",
-            statistic=statistic,
-        )
-        if statistic == "rank":
-            middle = (inputs.n_cells + 1) / 2
-            ranks = outcome.scores.rows[:, : len(inputs.program_names)] + middle
-            inputs.R = ranks.astype(np.float32)
-            inputs.rank_info = {"use": use, "rank_method": "average", "rank_dtype": "float32"}
-        inputs._outcomes[statistic, use] = outcome
-    return inputs._outcomes[statistic, use]
+    residualize = residualize and statistic in OF_RESIDUALS
+    key = (statistic, use, residualize)
+    if is_ntc_cell is None and key in inputs._outcomes:
+        return inputs._outcomes[key]
+    tested, scale = inputs.Y, EFFECT_SCALE
+    if use == "usage":
+        settings = {**_clr(inputs.usage_eps_quantile), "transform": "usage"}
+        tested, scale = transform_outcome(inputs.U, settings)
+    outcome = Outcome(
+        scores=None,
+        design=design_of(inputs.C),
+        features=list(inputs.program_names),
+        effect_scale=STATISTICS[statistic].effect_scale(
+            f"residual of {scale}" if residualize else scale
+        ),
+        digest="",
+        statistic=statistic,
+        residualize=residualize,
+    )
+    if is_ntc_cell is not None:
+        return replace(outcome, control="ntc", tested=tested, is_ntc_cell=is_ntc_cell)
+    basis = _basis(inputs.C, outcome.design)
+    if residualize:
+        tested = tested - basis @ (basis.T @ tested)
+    scores = STATISTICS[statistic].score(tested, basis)
+    if statistic == "rank":
+        ranks = scores.rows[:, : len(inputs.program_names)] + (inputs.n_cells + 1) / 2
+        inputs.R = ranks.astype(np.float32)
+        inputs.rank_info = {"use": use, "rank_method": "average", "rank_dtype": "float32"}
+        inputs.rank_info["residualize"] = residualize
+    inputs._outcomes[key] = replace(outcome, scores=scores)
+    return inputs._outcomes[key]
 
 
-def carriers(inputs: CRTInputs, columns: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cells with any guide of some columns of G, sorted, and how many of them each carries."""
+def carriers(inputs: CRTInputs, columns: Iterable[int]) -> np.ndarray:
+    """Cells with any guide of some columns of G: int64, sorted."""
     calls = inputs.G[:, np.asarray(list(columns), np.int64)]
-    cells, count = np.unique(calls.indices[calls.data > 0], return_counts=True)
-    return cells.astype(np.int64), count.astype(np.float64)
+    return np.unique(calls.indices[calls.data > 0]).astype(np.int64)
+
+
+def columns_of(inputs: CRTInputs, labels: str | Iterable[str]) -> list[int]:
+    """Columns of G whose guides stand for any of some genes or NTC labels, sorted."""
+    labels = {labels} if isinstance(labels, str) else set(labels)
+    return sorted(c for label in labels for c in inputs.gene_to_cols.get(label, []))
 
 
 def store_results_in_adata(

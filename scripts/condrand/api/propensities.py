@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from condrand.api.inputs import CRTInputs, design_of
+from condrand.api.inputs import design_of
 from condrand.errors import listed
 from condrand.propensity import PropensityModel, fit_propensities, in_lanes
 
@@ -68,17 +68,17 @@ def fit_propensity_logistic(
 
 
 def given_propensity(
-    inputs: CRTInputs, propensity_model: Callable[..., Any], cells: np.ndarray
+    C: np.ndarray, propensity_model: Callable[..., Any], cells: np.ndarray
 ) -> np.ndarray:
     """What a caller's model says of a treated set: float64[::1], shape (n_cells,), clipped."""
-    y01 = np.zeros(inputs.n_cells, np.int64)
+    y01 = np.zeros(len(C), np.int64)
     y01[cells] = 1
-    p = propensity_model(inputs.C, y01)
+    p = propensity_model(C, y01)
     p = np.array(p[0] if isinstance(p, tuple | list) else p, np.float64)
     if p.shape != y01.shape or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():
         raise ValueError(
             f"propensity_model gave values of shape {p.shape}, not one probability in [0, 1] for "
-            f"each of {inputs.n_cells:,} cells"
+            f"each of {len(C):,} cells"
         )
     return np.clip(p, CLIP, 1 - CLIP)
 

@@ -1,5 +1,6 @@
 """Tests of sets of cells: options in, calls of the engine out."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -8,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from condrand.api.burden import BURDEN_KEY
+from condrand.api.burden import BURDEN_KEY, guide_counts
 from condrand.api.draws import check_resamples
-from condrand.api.inputs import NTC_LABELS, CRTInputs, carriers, outcome_of
+from condrand.api.inputs import NTC_LABELS, CRTInputs, carriers, columns_of, outcome_of
 from condrand.api.propensities import (
     CLIP,
     GivenPropensities,
@@ -21,11 +22,18 @@ from condrand.comparison import Comparisons
 from condrand.engines import crt
 from condrand.errors import listed
 from condrand.io.outcome import Outcome
+from condrand.normalize import CONTROL_WORDS, choose_control
 from condrand.plan import n_blocks
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY, make_strata
 from condrand.statistics import STATISTICS
 from condrand.units import NTC_GROUP, TARGET, join_guides
+
+log = logging.getLogger(__name__)
+
+# Parameters that many functions have: a model of the propensity, options by name.
+Model = Callable[..., Any] | None
+Options = Mapping[str, Any] | None
 
 # Names of the statistics, and by which others they go.
 _STATISTIC_OF = {
@@ -92,7 +100,8 @@ class Tests:
     Parameters
     ----------
     inputs : CRTInputs
-    propensity_model, resampling_method, resampling_kwargs, test_stat, test_stat_kwargs
+    propensity_model, resampling_method, resampling_kwargs, test_stat, test_stat_kwargs, control,
+    ntc_labels
         As in :func:`condrand.api.run_one_gene_union_crt`.
     """
 
@@ -101,58 +110,71 @@ class Tests:
     def __init__(
         self,
         inputs: CRTInputs,
-        propensity_model: Callable[..., Any] | None = None,
+        propensity_model: Model = None,
         resampling_method: str = "bernoulli_index",
-        resampling_kwargs: Mapping[str, Any] | None = None,
+        resampling_kwargs: Options = None,
         test_stat: str = "ols",
-        test_stat_kwargs: Mapping[str, Any] | None = None,
+        test_stat_kwargs: Options = None,
+        control: str = "complement",
+        ntc_labels: Iterable[str] = NTC_LABELS,
     ):
         if resampling_method not in SAMPLERS:
             raise ValueError(f"resampling_method {resampling_method!r} is none of {[*SAMPLERS]}")
+        options = dict(resampling_kwargs or {})
+        refuse_unknown(options, _RESAMPLING_KEYS, "resampling_kwargs")
+        needs_strata = SAMPLERS[resampling_method].needs_strata
+        if options and not needs_strata:
+            raise ValueError(f"resampling_method {resampling_method!r} takes no resampling_kwargs")
         self.inputs = inputs
         self.sampler = resampling_method
         self.model = None if propensity_model is fit_propensity_logistic else propensity_model
         self.statistic = statistic_of(test_stat)
-        use = _use(test_stat_kwargs, self.statistic)
-        options = dict(resampling_kwargs or {})
-        refuse_unknown(options, _RESAMPLING_KEYS, "resampling_kwargs")
-        if options and not SAMPLERS[resampling_method].needs_strata:
-            raise ValueError(f"resampling_method {resampling_method!r} takes no resampling_kwargs")
-        self.outcome = outcome_of(inputs, self.statistic, use)
+        self._ntc_columns = columns_of(inputs, options.pop("ntc_labels", ntc_labels))
+        is_ntc_cell = self._ntc_cells(control)
+        outcome = outcome_of(
+            inputs, self.statistic, *_what_is_tested(test_stat_kwargs), is_ntc_cell
+        )
         self.stratify: dict[str, Any] = {**STRATIFY, "stratify_by_burden": False}
-        self._burden_columns = np.zeros(0, np.int64)
-        if SAMPLERS[resampling_method].needs_strata:
-            self._stratify_by(options)
+        self._counts_guides = False
+        self.outcome = self._stratified(outcome, options) if needs_strata else outcome
 
-    def _stratify_by(self, options: dict[str, Any]) -> None:
+    def _ntc_cells(self, control: str) -> np.ndarray | None:
+        """The cells to compare with, unless these are all others."""
+        check_control(control)
+        if control == "complement":
+            return None
+        counts = guide_counts(self.inputs, self._ntc_columns)
+        found = counts.is_ntc_cell
+        control, reason = choose_control(control, counts.moi, int(found.sum()))
+        log.info("compared with %s: %s", CONTROL_WORDS[control], reason)
+        if control == "complement":
+            return None
+        if not found.any():
+            raise ValueError(
+                "no cell carries NTC guides and no others, so control='ntc' has none to compare "
+                "with: correct ntc_labels"
+            )
+        return found
+
+    def _stratified(self, outcome: Outcome, options: dict[str, Any]) -> Outcome:
+        """The outcome with what the sampler's strata are made of."""
         batch_key, burden_key = options.pop("batch_key", None), options.pop("burden_key", None)
-        labels = options.pop("ntc_labels", NTC_LABELS)
         self.stratify |= options | {"stratify_by_burden": burden_key is not None}
-        batch = n_guides = None
+        batch = burden = ntc_burden = None
         if self.stratify["stratify_by_batch"]:
             batch = batch_codes(self.inputs, batch_key)
         if burden_key == BURDEN_KEY:
-            gene_of_guide = self.inputs.guide2gene
-            names = enumerate(self.inputs.guide_names)
-            self._burden_columns = np.array(
-                [j for j, name in names if gene_of_guide.get(name) not in labels], np.int64
-            )
-            calls = self.inputs.G[:, self._burden_columns]
-            n_guides = np.asarray((calls > 0).sum(axis=1), np.float64).ravel()
+            self._counts_guides = True
+            counts = guide_counts(self.inputs, self._ntc_columns)
+            burden, ntc_burden = counts.burdens(outcome.control)
         elif burden_key is not None:
-            n_guides = _column_as_counts(self.inputs, burden_key)
-        self.outcome = replace(self.outcome, batch=batch, n_guides=n_guides)
+            burden = ntc_burden = _covariate(self.inputs, burden_key)
+        return replace(outcome, batch=batch, burden=burden, ntc_burden=ntc_burden)
 
     def prepare(self, units: list[Tested]) -> crt.Batch:
         """Propensities and observed statistics of some units."""
-        treated, n_own = [], []
-        for unit in units:
-            cells, _ = carriers(self.inputs, unit.columns)
-            own, count = carriers(self.inputs, np.intersect1d(unit.columns, self._burden_columns))
-            n_own.append(np.zeros(cells.size))
-            n_own[-1][np.searchsorted(cells, own)] = count
-            treated.append(cells)
-        kinds, names = [unit.kind for unit in units], [unit.name for unit in units]
+        kinds, names = [self._kind(unit) for unit in units], [unit.name for unit in units]
+        treated = [carriers(self.inputs, unit.columns) for unit in units]
         if self.model is None:
             return crt.prepare(
                 self.outcome,
@@ -160,37 +182,53 @@ class Tests:
                 names,
                 treated,
                 clip=CLIP,
-                n_own=n_own,
                 sampler=self.sampler,
                 stratify=self.stratify,
             )
-        return self._with_given_propensities(kinds, names, treated, n_own)
+        return self._with_given_propensities(kinds, names, treated)
+
+    def _kind(self, unit: Tested) -> str:
+        """The kind of a unit; the number of guides to be held fixed must count its own."""
+        if not self._counts_guides or self.outcome.control == "ntc":
+            return unit.kind
+        n_ntc = len(set(unit.columns) & set(self._ntc_columns))
+        if 0 < n_ntc < len(unit.columns):
+            raise ValueError(
+                f"{unit.name} has NTC guides and others, which {BURDEN_KEY!r} counts apart: "
+                "stratify by a covariate, or correct resampling_kwargs['ntc_labels']"
+            )
+        return NTC_GROUP if n_ntc else TARGET
 
     def _with_given_propensities(
-        self, kinds: list[str], names: list[str], treated: list[np.ndarray], n_own: list
+        self, kinds: list[str], names: list[str], treated: list[np.ndarray]
     ) -> crt.Batch:
-        # The engine fits a model without covariates; its propensities are then replaced.
-        bare: Outcome = replace(self.outcome, design=np.zeros((self.inputs.n_cells, 0)))
-        batch = crt.prepare(bare, kinds, names, treated, clip=CLIP, n_own=n_own)
-        statistic, scores = STATISTICS[self.statistic], self.outcome.scores
+        # The engine fits a model, of the intercept alone where scores are made already; its
+        # propensities are then replaced.
+        outcome = self.outcome
+        if outcome.control == "complement":
+            outcome = replace(outcome, design=np.zeros((outcome.n_cells, 0)))
+        batch = crt.prepare(outcome, kinds, names, treated, clip=CLIP)
+        statistic, comparisons = STATISTICS[self.statistic], Comparisons(outcome)
         given: list[np.ndarray | None] = [None] * len(names)
-        comparisons = Comparisons(bare)
         for g, note in enumerate(batch.notes):
             if note:
                 continue
-            p = given_propensity(self.inputs, self.model, treated[g])
+            there, C = comparisons.of(kinds[g], treated[g]), self.inputs.C
+            if outcome.control == "ntc":
+                C = C[np.union1d(treated[g], np.flatnonzero(outcome.is_ntc_cell))]
+            p = given_propensity(C, self.model, there.treated)
             given[g] = p
-            batch.centre[g], batch.scale[g] = statistic.null_units(scores, scores.moments(p))
+            moments = there.scores.moments(p)
+            batch.centre[g], batch.scale[g] = statistic.null_units(there.scores, moments)
             if SAMPLERS[self.sampler].needs_strata:
-                there = comparisons.of(treated[g], n_own[g])
-                strata = make_strata(treated[g], p, there.batch, there.burden, self.stratify)
+                strata = make_strata(there.treated, p, there.batch, there.burden, self.stratify)
                 if not strata.free:
                     batch.notes[g] = "no stratum holds both treated and other cells"
         return replace(batch, model=GivenPropensities(given))
 
     def propensity(self, batch: crt.Batch) -> np.ndarray:
         """Propensity of every cell for the first unit of a batch, which can be tested."""
-        there = Comparisons(self.outcome).of(batch.treated[0], batch.n_own[0])
+        there = Comparisons(self.outcome).of(batch.kinds[0], batch.treated[0])
         return batch.model.predict(0, there.covariates, there.n_cells)
 
     def table(
@@ -294,22 +332,28 @@ def n_threads(n_jobs: int) -> int:
     return max(1, n_jobs if n_jobs > 0 else os.cpu_count() or 1)
 
 
-def _use(test_stat_kwargs: Mapping[str, Any] | None, statistic: str) -> str:
+def check_control(control: str) -> None:
+    """Raise ValueError unless the word is known."""
+    words = ("auto", *CONTROL_WORDS)
+    if control not in words:
+        raise ValueError(f"control {control!r} is none of {', '.join(words)}")
+
+
+def _what_is_tested(test_stat_kwargs: Options) -> tuple[str, bool]:
+    """What is tested, and whether less its regression on the covariates."""
     options = dict(test_stat_kwargs or {})
-    refuse_unknown(options, ("use", "rank_method", "rank_dtype"), "test_stat_kwargs")
+    known = ("use", "residualize", "rank_method", "rank_dtype")
+    refuse_unknown(options, known, "test_stat_kwargs")
     use = options.get("use", "clr")
     if use not in ("clr", "usage"):
         raise ValueError(f"use {use!r} is neither 'clr' nor 'usage'")
     if options.get("rank_method", "average") != "average":
         raise ValueError("rank_method: ties share their average")
-    return use
+    return use, bool(options.get("residualize", False))
 
 
-def _column_as_counts(inputs: CRTInputs, key: str) -> np.ndarray:
-    """A column whose log1p is, but for place and scale, the column of the covariates.
-
-    The engine bins log1p of a count; bins change with neither.
-    """
+def _covariate(inputs: CRTInputs, key: str) -> np.ndarray:
+    """A numeric column of the covariates as it is: float64, shape (n_cells,)."""
     table = inputs.covar_df_raw
     if table is None or key not in table:
         raise ValueError(
@@ -319,5 +363,4 @@ def _column_as_counts(inputs: CRTInputs, key: str) -> np.ndarray:
     values = table[key].to_numpy(np.float64, na_value=np.nan)
     if not np.isfinite(values).all():
         raise ValueError(f"{key} is not finite in every cell")
-    width = np.ptp(values)
-    return np.expm1((values - values.min()) / (width if width > 0 else 1.0))
+    return values

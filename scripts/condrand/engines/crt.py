@@ -46,8 +46,8 @@ class Batch:
     ----------
     kinds, names : list of str
         One entry per unit.
-    treated, n_own : list of int64[::1], list of float64[::1]
-        Treated cells of each unit, sorted, and how many of its guides count towards the burden.
+    treated : list of int64[::1]
+        Treated cells of each unit, sorted.
     notes : list of str
         Why a unit cannot be tested; empty where it can.
     model : PropensityModel
@@ -64,7 +64,6 @@ class Batch:
     kinds: list[str]
     names: list[str]
     treated: list[np.ndarray]
-    n_own: list[np.ndarray]
     notes: list[str]
     model: PropensityModel
     effect: np.ndarray
@@ -89,7 +88,6 @@ def prepare(
     treated: list[np.ndarray],
     inverse_penalty: float = 1.0,
     clip: float = 1e-6,
-    n_own: list[np.ndarray] | None = None,
     sampler: str = "bernoulli_index",
     stratify: Mapping[str, Any] = STRATIFY,
 ) -> Batch:
@@ -103,8 +101,6 @@ def prepare(
         Treated cells of each unit, sorted.
     inverse_penalty, clip : float
         See :func:`condrand.propensity.fit_propensities`.
-    n_own : list of float64[::1], optional
-        Guides of the unit in each treated cell that count towards its burden; none if left out.
     sampler : str
         One of :data:`condrand.samplers.SAMPLERS`.
     stratify : mapping, optional
@@ -113,13 +109,12 @@ def prepare(
     statistic = STATISTICS[outcome.statistic]
     n_units, n_features = len(names), len(outcome.features)
     comparisons = Comparisons(outcome)
-    n_own = n_own or [np.zeros(cells.size) for cells in treated]
     sizes = [comparisons.n_cells(cells) for cells in treated]
     notes = [
         _untestable(cells.size, size, outcome.control)
         for cells, size in zip(treated, sizes, strict=True)
     ]
-    coefficients = np.full((n_units, comparisons.n_covariates + 1), np.nan)
+    coefficients = np.full((n_units, outcome.design.shape[1] + 1), np.nan)
     converged = np.zeros(n_units, bool)
     model = PropensityModel(coefficients, converged, clip)
     effect, observed, centre, scale = (np.full((n_units, n_features), np.nan) for _ in range(4))
@@ -131,7 +126,7 @@ def prepare(
     for first in range(0, len(testable), together):
         some = testable[first : first + together]
         began = time.monotonic()
-        compared = [comparisons.of(treated[g], n_own[g]) for g in some]
+        compared = [comparisons.of(kinds[g], treated[g]) for g in some]
         fit = fit_propensities(
             compared[0].covariates,
             compared[0].n_cells,
@@ -168,7 +163,6 @@ def prepare(
         kinds,
         names,
         treated,
-        n_own,
         notes,
         model,
         effect,
@@ -274,7 +268,7 @@ def null_blocks(
     int, float64[:, ::1] of shape (n_resamples, n_features)
     """
     statistic = STATISTICS[comparisons.outcome.statistic]
-    comparison = comparisons.of(batch.treated[unit], batch.n_own[unit])
+    comparison = comparisons.of(batch.kinds[unit], batch.treated[unit])
     p = batch.model.predict(unit, comparison.covariates, comparison.n_cells)
     strata = _strata(comparison, p, sampler, stratify)
     draw = SAMPLERS[sampler].of(seed, batch.kinds[unit], batch.names[unit], p, strata)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from condrand.engines.crt import DIAGNOSTICS, Batch, batch_table, prepare, resample
-from condrand.io.outcome import Outcome, OutcomeHeader, read_carriers, read_header, read_outcome
+from condrand.io.outcome import Outcome, OutcomeHeader, read_header, read_outcome, read_treated
 from condrand.io.shards import (
     ShardError,
     check_shards,
@@ -19,7 +19,7 @@ from condrand.io.shards import (
 from condrand.nulls.summary import NullSummary
 from condrand.plan import BLOCK, n_blocks
 from condrand.propensity import PropensityModel
-from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET, units_of_batch
+from condrand.units import NTC_GROUP, NTC_GUIDE, units_of_batch
 from condrand.version import RESULTS_VERSION
 
 if TYPE_CHECKING:  # pandas would delay the start of every shard job
@@ -63,7 +63,7 @@ def prepare_batch(
     shared = read_outcome(outcome)
     tested = units_of_batch(units, batch, wanted, controls)
     kinds, names = [kind for kind, _, _ in tested], [name for _, name, _ in tested]
-    treated, n_own = _carriers(screen, tested)
+    treated = _treated(screen, tested)
     fitted = prepare(
         shared,
         kinds,
@@ -71,7 +71,6 @@ def prepare_batch(
         treated,
         settings["propensity"]["inverse_penalty"],
         settings["propensity"]["clip"],
-        n_own,
         settings["sampler"],
         settings["stratify"],
     )
@@ -86,7 +85,6 @@ def prepare_batch(
     sizes = np.array([cells.size for cells in treated], dtype=np.int64)
     arrays = {
         "treated": np.concatenate([np.zeros(0, np.int64), *treated]),
-        "n_own": np.concatenate([np.zeros(0), *n_own]),
         "treated_ends": np.cumsum(sizes),
         "coefficients": fitted.model.coefficients,
         "converged": fitted.model.converged,
@@ -100,26 +98,18 @@ def prepare_batch(
     log.info("%d units, %d of them testable", len(tested), fitted.notes.count(""))
 
 
-def _carriers(
-    screen: str | Path, tested: list[tuple[str, str, list[str]]]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Treated cells of units, and how many of their guides count towards the burden."""
+def _treated(screen: str | Path, tested: list[tuple[str, str, list[str]]]) -> list[np.ndarray]:
+    """Treated cells of units; those of a group are the union of its guides'."""
     stored = [(kind, name) for kind, name, _ in tested if kind != NTC_GROUP]
-    members = sorted(
-        {guide for kind, _, guides in tested if kind == NTC_GROUP for guide in guides}
-    )
-    asked = stored + [(NTC_GUIDE, guide) for guide in members]
-    found = dict(zip(asked, read_carriers(screen, asked), strict=True))
-    treated, n_own = [], []
-    for kind, name, guides in tested:
-        if kind == NTC_GROUP:
-            cells = np.unique(np.concatenate([found[NTC_GUIDE, guide][0] for guide in guides]))
-        else:
-            cells, count = found[kind, name]
-        treated.append(cells)
-        # NTC guides are no burden, so nothing of their own is left out.
-        n_own.append(count if kind == TARGET else np.zeros(cells.size))
-    return treated, n_own
+    members = {guide for kind, _, guides in tested if kind == NTC_GROUP for guide in guides}
+    asked = stored + [(NTC_GUIDE, guide) for guide in sorted(members)]
+    found = dict(zip(asked, read_treated(screen, asked), strict=True))
+    return [
+        np.unique(np.concatenate([found[NTC_GUIDE, guide] for guide in guides]))
+        if kind == NTC_GROUP
+        else found[kind, name]
+        for kind, name, guides in tested
+    ]
 
 
 def read_batch(propensity: str | Path) -> tuple[Batch, dict[str, Any]]:
@@ -130,7 +120,6 @@ def read_batch(propensity: str | Path) -> tuple[Batch, dict[str, Any]]:
         key["kinds"],
         key["names"],
         np.split(arrays["treated"], ends)[: ends.size],
-        np.split(arrays["n_own"], ends)[: ends.size],
         key["notes"],
         PropensityModel(arrays["coefficients"], arrays["converged"], key["clip"]),
         *(arrays[name] for name in ("effect", "observed", "centre", "scale")),

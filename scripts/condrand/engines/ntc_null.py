@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ import pandas as pd
 from condrand.covariates import dependencies, orthonormal_basis, standardize
 from condrand.engines.ntc_groups import group_size_of
 from condrand.errors import InputError
-from condrand.io.outcome import Outcome, read_carriers, read_outcome
+from condrand.io.outcome import Outcome, read_outcome, read_treated
 from condrand.io.stages import read_guides_table
 from condrand.io.tables import write_parquet, write_tsv
-from condrand.kernels.elementary import log1p_of
 from condrand.kernels.ols import SINGULAR
 from condrand.nulls.ntc_empirical import (
     POOLED,
@@ -73,15 +72,14 @@ class UnitsTested:
     ----------
     kinds, names : list of str
     guides : list of list of str
-    treated, n_own : list of int64[::1], list of float64[::1]
-        Treated cells, sorted, and how many of the unit's guides count towards the burden.
+    treated : list of int64[::1]
+        Treated cells, sorted.
     """
 
     kinds: list[str]
     names: list[str]
     guides: list[list[str]]
     treated: list[np.ndarray]
-    n_own: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -94,59 +92,38 @@ class Place:
     number : int64, shape (cells of the screen,), or None
         Number of each cell here, -1 for one of another batch; None where all cells are here.
     scores : DenseScores or SparseScores
-        Without the burden.
     columns : float64, shape (n_cells, n_columns)
         Standardized covariates, full rank.
-    n_guides : float64, shape (n_cells,), or None
-        Guides per cell but NTC guides, where their burden is a covariate.
     """
 
     name: str
     number: np.ndarray | None
     scores: Scores
     columns: np.ndarray
-    n_guides: np.ndarray | None
 
-    def here(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cells of the screen in the numbers they have here, and which of them are here."""
+    def here(self, cells: np.ndarray) -> np.ndarray:
+        """Those cells of the screen that are here, in the numbers they have here."""
         if self.number is None:
-            return cells, np.ones(cells.size, bool)
+            return cells
         local = self.number[cells]
-        inside = local >= 0
-        return local[inside], inside
+        return local[local >= 0]
 
-    def units(
-        self,
-        treated: Iterable[np.ndarray],
-        n_own: Iterable[np.ndarray] | None = None,
-        use_pbar: bool = False,
-    ) -> Units:
+    def units(self, treated: Iterable[np.ndarray], use_pbar: bool = False) -> Units:
         """Statistics of units here.
 
         Parameters
         ----------
         treated : iterable of int64[::1]
             Cells in the numbers they have here, sorted; a few units' are held at a time.
-        n_own : iterable of float64[::1], optional
-            Guides in each that are left out of the unit's burden; none for units of NTC guides.
         use_pbar : bool
             Whether to fit the propensities. With centred covariates the mean logit of the
             propensity is the intercept.
         """
-        shared = self.scores if self.n_guides is None else self._without(self.n_guides)
         lanes = in_lanes(self.columns) if use_pbar else None
         left = iter(treated)
-        own = None if n_own is None or self.n_guides is None else iter(n_own)
         found = []
         while cells := list(islice(left, _TOGETHER)):
-            if own is None:
-                beta, n1, d = unit_statistics(shared, cells)
-            else:
-                each = [
-                    unit_statistics(self._of_own(one, count, shared), [one])
-                    for one, count in zip(cells, islice(own, len(cells)), strict=True)
-                ]
-                beta, n1, d = map(np.concatenate, zip(*each, strict=True))
+            beta, n1, d = unit_statistics(self.scores, cells)
             pbar = self._pbar(lanes, cells) if use_pbar else None
             found.append(Units(beta, n1, self.scores.n_cells - n1, d, pbar))
         if not found:
@@ -155,16 +132,6 @@ class Place:
             return Units(beta, none, none, np.zeros(0), np.zeros(0) if use_pbar else None)
         parts = zip(*found, strict=True)
         return Units(*(None if part[0] is None else np.concatenate(part) for part in parts))
-
-    def _of_own(self, cells: np.ndarray, count: np.ndarray, shared: Scores) -> Scores:
-        if not count.any():
-            return shared
-        others = self.n_guides.copy()
-        others[cells] -= count
-        return self._without(others)
-
-    def _without(self, n_guides: np.ndarray) -> Scores:
-        return ols.without(self.scores, standardize(log1p_of(n_guides)[:, None])[:, 0])
 
     def _pbar(self, lanes: np.ndarray, cells: list[np.ndarray]) -> np.ndarray:
         n_cells = self.scores.n_cells
@@ -179,8 +146,7 @@ class Place:
 
 def all_cells(outcome: Outcome) -> Place:
     """The screen as one place."""
-    n_guides = outcome.n_guides if outcome.burden else None
-    return Place(POOLED, None, outcome.scores, outcome.design, n_guides)
+    return Place(POOLED, None, outcome.scores, outcome.design)
 
 
 def batches(outcome: Outcome) -> Iterator[Place]:
@@ -194,7 +160,7 @@ def batches(outcome: Outcome) -> Iterator[Place]:
     for code in codes:
         cells = np.flatnonzero(outcome.batch == code)
         if codes.size == 1:
-            yield Place(_name(outcome, code), None, whole.scores, whole.columns, whole.n_guides)
+            yield replace(whole, name=_name(outcome, code))
             return
         columns = standardize(outcome.design[cells])
         names = [str(j) for j in range(columns.shape[1])]
@@ -205,9 +171,8 @@ def batches(outcome: Outcome) -> Iterator[Place]:
         )
         number = np.full(outcome.n_cells, -1)
         number[cells] = np.arange(cells.size)
-        n_guides = None if whole.n_guides is None else whole.n_guides[cells]
         scores = _projected_anew(whole.scores, cells, orthonormal_basis(columns))
-        yield Place(_name(outcome, code), number, scores, columns, n_guides)
+        yield Place(_name(outcome, code), number, scores, columns)
 
 
 def _name(outcome: Outcome, code: int) -> str:
@@ -280,20 +245,18 @@ def compute_null(
     """
     whole = all_cells(outcome)
     pooled = batch_mode == POOLED
-    in_all = whole.units(tested.treated, tested.n_own, use_pbar and pooled)
+    in_all = whole.units(tested.treated, use_pbar and pooled)
     sets: dict[str, dict[str, Units]] = {"tested": {}, **{name: {} for name in pseudo_genes}}
     for place in [whole] if pooled else batches(outcome):
         began = time.monotonic()
         if pooled:
             sets["tested"][place.name] = in_all
         else:
-            placed = [place.here(cells) for cells in tested.treated]
-            n_own = [own[inside] for own, (_, inside) in zip(tested.n_own, placed, strict=True)]
-            cells = [cells for cells, _ in placed]
-            sets["tested"][place.name] = place.units(cells, n_own, use_pbar)
-        here = {guide: place.here(cells)[0] for guide, cells in cells_of_guide.items()}
+            treated = (place.here(cells) for cells in tested.treated)
+            sets["tested"][place.name] = place.units(treated, use_pbar)
+        here = {guide: place.here(cells) for guide, cells in cells_of_guide.items()}
         for name, units in pseudo_genes.items():
-            sets[name][place.name] = place.units(cells_of_units(units, here), None, use_pbar)
+            sets[name][place.name] = place.units(cells_of_units(units, here), use_pbar)
         log.info(
             "%s: statistics of %d units and %d pseudo-genes in %d cells, %.2f s",
             "all cells" if pooled else f"batch {place.name}",
@@ -427,20 +390,16 @@ def _read_units(
     members = {guide for kind, _, names in rows if kind != TARGET for guide in names}
     asked = [(kind, name) for kind, name, _ in rows if kind == TARGET]
     asked += [(NTC_GUIDE, guide) for guide in sorted({*pool, *members})]
-    found = dict(zip(asked, read_carriers(screen, asked), strict=True))
-    treated, n_own = [], []
-    for kind, name, names in rows:
-        if kind == TARGET:
-            cells, count = found[kind, name]
-        else:
-            cells = np.unique(np.concatenate([found[NTC_GUIDE, guide][0] for guide in names]))
-            # NTC guides are no burden, so nothing of their own is left out.
-            count = np.zeros(cells.size)
-        treated.append(cells)
-        n_own.append(count)
+    found = dict(zip(asked, read_treated(screen, asked), strict=True))
+    treated = [
+        found[kind, name]
+        if kind == TARGET
+        else np.unique(np.concatenate([found[NTC_GUIDE, guide] for guide in names]))
+        for kind, name, names in rows
+    ]
     kinds, names, members = ([row[i] for row in rows] for i in range(3))
-    cells_of_guide = {guide: found[NTC_GUIDE, guide][0] for guide in pool}
-    return UnitsTested(kinds, names, members, treated, n_own), cells_of_guide
+    cells_of_guide = {guide: found[NTC_GUIDE, guide] for guide in pool}
+    return UnitsTested(kinds, names, members, treated), cells_of_guide
 
 
 def draw_pseudo_genes(

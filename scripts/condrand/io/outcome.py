@@ -40,12 +40,12 @@ class Outcome:
         Cells that carry NTC guides and no others.
     batch : int64, shape (n_cells,), or None
         Codes of the batch column.
-    n_guides : float64, shape (n_cells,), or None
-        Guides per cell but NTC guides.
-    burden : bool
-        Whether log1p of the guides per cell, a target's own left out, is a covariate.
+    burden, ntc_burden : float64, shape (n_cells,), or None
+        Guide burden of each cell, for the strata of targets and of NTC guides.
     batch_levels : list of str, or None
         Name of each code of `batch`.
+    residualize : bool
+        Whether `tested` is regressed on the design before it is scored.
     """
 
     scores: Scores | None
@@ -58,9 +58,10 @@ class Outcome:
     tested: "np.ndarray | sp.csr_matrix | None" = None
     is_ntc_cell: np.ndarray | None = None
     batch: np.ndarray | None = None
-    n_guides: np.ndarray | None = None
-    burden: bool = False
+    burden: np.ndarray | None = None
+    ntc_burden: np.ndarray | None = None
     batch_levels: list[str] | None = None
+    residualize: bool = False
 
     @property
     def n_cells(self) -> int:
@@ -70,7 +71,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class OutcomeHeader:
-    """What can be said of an :class:`Outcome` without its numbers; the names mean the same."""
+    """What can be said of an :class:`Outcome` without its numbers; the names mean the same.
+
+    Attributes
+    ----------
+    control_reason : str
+        Why these comparison cells.
+    outcome_scale : str
+        Unit of the outcome, where that of the effects is another.
+    moi_one : float
+        Share of the cells with exactly one guide.
+    """
 
     n_cells: int
     features: list[str]
@@ -80,6 +91,8 @@ class OutcomeHeader:
     control: str
     control_reason: str
     outcome_scale: str
+    moi_one: float
+    residualize: bool
 
 
 def read_outcome(path: str | Path) -> Outcome:
@@ -117,9 +130,10 @@ def read_outcome(path: str | Path) -> Outcome:
             tested,
             _column(obsm, "is_ntc_cell", bool),
             _column(obsm, "batch", np.int64),
-            _column(obsm, "n_guides", np.float64),
-            bool(file["uns/burden"][()]),
+            _column(obsm, "burden", np.float64),
+            _column(obsm, "ntc_burden", np.float64),
             _strings(file["uns/batch_levels"]) if "batch_levels" in file["uns"] else None,
+            bool(file["uns/residualize"][()]),
         )
 
 
@@ -129,10 +143,8 @@ def read_header(path: str | Path) -> OutcomeHeader:
         return _header(file)
 
 
-def read_carriers(
-    path: str | Path, kinds_and_names: list[tuple[str, str]]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cells that carry the guides of some units of a stored screen, and how many of them.
+def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> list[np.ndarray]:
+    """Treated cells of some units of a stored screen.
 
     Parameters
     ----------
@@ -141,25 +153,19 @@ def read_carriers(
 
     Returns
     -------
-    list of (int64[::1], float64[::1])
-        Sorted cells, and the number of the unit's guides in each, in the order asked for.
+    list of int64[::1]
+        Sorted cells, in the order asked for.
     """
     with h5py.File(path, "r") as file:
         kinds = _strings(file["uns/units/kind"])
         names = _strings(file["uns/units/name"])
         at = {pair: i for i, pair in enumerate(zip(kinds, names, strict=True))}
         indptr = file["obsm/treated/indptr"][:]
-        indices, data = file["obsm/treated/indices"], file["obsm/treated/data"]
-        found = []
-        for pair in kinds_and_names:
-            part = slice(indptr[at[pair]], indptr[at[pair] + 1])
-            found.append((indices[part].astype(np.int64), data[part].astype(np.float64)))
-        return found
-
-
-def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> list[np.ndarray]:
-    """The cells of :func:`read_carriers` alone."""
-    return [cells for cells, _ in read_carriers(path, kinds_and_names)]
+        indices = file["obsm/treated/indices"]
+        return [
+            indices[indptr[i] : indptr[i + 1]].astype(np.int64)
+            for i in (at[pair] for pair in kinds_and_names)
+        ]
 
 
 def _header(file: h5py.File) -> OutcomeHeader:
@@ -169,6 +175,8 @@ def _header(file: h5py.File) -> OutcomeHeader:
         file["obsm/design"].shape[0],
         _strings(file["var"][file["var"].attrs["_index"]]),
         *(uns[name][()].decode() for name in words),
+        float(uns["moi_one"][()]),
+        bool(uns["residualize"][()]),
     )
 
 

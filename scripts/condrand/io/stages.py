@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from condrand.guide_counts import GuideCounts
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import new_anndata, read, write_element
 from condrand.io.outcome import Outcome
@@ -37,17 +38,12 @@ class StoredScreen:
     numeric_as_category_threshold : int or None
         See :func:`condrand.covariates.encode`.
     burden : bool
-        Whether the guides per cell are a covariate.
-    is_ntc_cell : bool, shape (n_cells,)
-        Cells that carry NTC guides and no others.
-    n_guides : float64, shape (n_cells,)
-        Guides per cell but NTC guides.
+        Whether the guides per cell are covariates.
+    counts : GuideCounts
     batch : int64, shape (n_cells,), or None
         Codes of the batch column, where one is asked for.
     batch_levels : list of str, or None
         What the codes stand for.
-    moi : dict of str to float
-        ``mean`` guides per cell; shares of cells with ``none``, ``one``, ``several``.
     """
 
     cells: pd.Index
@@ -57,11 +53,9 @@ class StoredScreen:
     covariates: pd.DataFrame
     numeric_as_category_threshold: int | None
     burden: bool
-    is_ntc_cell: np.ndarray
-    n_guides: np.ndarray
+    counts: GuideCounts
     batch: np.ndarray | None
     batch_levels: list[str] | None
-    moi: dict[str, float]
 
     @classmethod
     def read(
@@ -80,11 +74,11 @@ class StoredScreen:
                 read(file, "obsm/covariates"),
                 int(read(file, threshold)) if threshold in file else None,
                 bool(read(file, "uns/burden")),
-                read(file, "obsm/is_ntc_cell").ravel(),
-                read(file, "obsm/n_guides").ravel().astype(np.float64),
+                GuideCounts(
+                    *(read(file, f"obsm/{name}").ravel() for name in ("n_guides", "n_ntc_guides"))
+                ),
                 None if batch_key is None else read(file, f"obsm/batch.{batch_key}").ravel(),
                 None if batch_key is None else list(read(file, f"uns/levels.batch.{batch_key}")),
-                {name: float(value) for name, value in read(file, "uns/moi").items()},
             )
 
 
@@ -96,6 +90,7 @@ def write_outcome(
     design_dropped: list[str],
     control_reason: str,
     outcome_scale: str,
+    moi_one: float,
 ) -> None:
     """Write an outcome as .h5ad, uncompressed, so that its size tells a shard job's memory.
 
@@ -111,6 +106,8 @@ def write_outcome(
         Why these comparison cells.
     outcome_scale : str
         Unit of the outcome, where that of the effects is another.
+    moi_one : float
+        Share of the cells with exactly one guide.
     """
     arrays: dict[str, Any] = {"design": outcome.design}
     uns: dict[str, Any] = {
@@ -121,7 +118,8 @@ def write_outcome(
         "control": outcome.control,
         "control_reason": control_reason,
         "outcome_scale": outcome_scale,
-        "burden": outcome.burden,
+        "moi_one": moi_one,
+        "residualize": outcome.residualize,
     }
     scores = outcome.scores
     if scores is None:
@@ -138,7 +136,7 @@ def write_outcome(
             arrays["sparse_scores"] = sp.csr_matrix(rows, shape=shape)
             arrays["basis"] = scores.basis
             uns["projection"] = scores.projection
-    for name in ("is_ntc_cell", "batch", "n_guides"):
+    for name in ("is_ntc_cell", "batch", "burden", "ntc_burden"):
         column = getattr(outcome, name)
         if column is not None:
             arrays[name] = column[:, None]

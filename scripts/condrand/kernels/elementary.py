@@ -9,7 +9,7 @@ import numpy as np
 from numba import float64, njit, uint64
 from numba.extending import intrinsic
 
-from condrand.kernels import INLINE, KERNEL
+from condrand.kernels import INLINE
 
 _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
@@ -115,21 +115,3 @@ def log1p(x):
     rounded = u - 1.0
     safe = rounded if rounded != 0.0 else 1.0
     return log(u) * x / safe if rounded != 0.0 else x
-
-
-@njit(**KERNEL)
-def log1p_of(values):
-    """:func:`log1p` of an array: the same bits on every machine, which numpy's are not.
-
-    Parameters
-    ----------
-    values : float64[::1]
-
-    Returns
-    -------
-    float64[::1]
-    """
-    out = np.empty(values.size)
-    for i in range(values.size):
-        out[i] = log1p(values[i])
-    return out

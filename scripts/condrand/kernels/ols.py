@@ -8,9 +8,6 @@ from condrand.kernels import KERNEL
 # A denominator this small relative to the number of treated cells means that the covariates
 # explain the indicator: the coefficient is 0/0. Rounding of n - |sum Q|^2 is about 1e-13 n.
 SINGULAR = 1e-9
-# Residual variance this small relative to the feature's own is rounding: the covariates (or a
-# constant) explain the feature wholly, and its coefficient would be noise over noise.
-EXPLAINED = 1e-20
 
 
 @njit(**KERNEL)
@@ -77,68 +74,3 @@ def coefficients_sparse(sums, basis_sums, projection, counts, out):
             inverse = 1.0 / denominator
             for k in range(n_features):
                 out[b, k] = total[k] * inverse
-
-
-@njit(**KERNEL)
-def project_out_dense(rows, n_features, rank, column, out):
-    """Score rows ``[M Y | Q | 0]`` with one more covariate projected out and added to Q.
-
-    Parameters
-    ----------
-    rows : float64[:, ::1], shape (n_cells, >= n_features + rank)
-    n_features, rank : int
-    column : float64[::1], shape (n_cells,)
-    out : float64[:, ::1], shape (n_cells, >= n_features + rank + 1)
-        Overwritten.
-
-    Returns
-    -------
-    bool
-        False, and `out` is unfinished, where the column lies in the span of Q.
-
-    Notes
-    -----
-    Gram-Schmidt, orthogonalized twice (Giraud, Langou & Rozloznik 2005: twice is enough). A
-    feature that the new column explains wholly becomes zero.
-    """
-    n_cells = column.size
-    used = n_features + rank
-    q = column.copy()
-    dot = np.empty(rank)
-    whole = 0.0
-    for i in range(n_cells):
-        whole += column[i] * column[i]
-    for _ in range(2):
-        dot[:] = 0.0
-        for i in range(n_cells):
-            for j in range(rank):
-                dot[j] += q[i] * rows[i, n_features + j]
-        for i in range(n_cells):
-            for j in range(rank):
-                q[i] -= dot[j] * rows[i, n_features + j]
-    length = 0.0
-    for i in range(n_cells):
-        length += q[i] * q[i]
-    if length <= 1e-18 * whole:
-        return False
-    inverse = 1.0 / np.sqrt(length)
-    weights, before, after = np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)
-    for i in range(n_cells):
-        q[i] *= inverse
-        for k in range(n_features):
-            weights[k] += q[i] * rows[i, k]
-            before[k] += rows[i, k] * rows[i, k]
-    for i in range(n_cells):
-        for k in range(n_features):
-            out[i, k] = rows[i, k] - q[i] * weights[k]
-            after[k] += out[i, k] * out[i, k]
-        for j in range(n_features, used):
-            out[i, j] = rows[i, j]
-        out[i, used] = q[i]
-        for j in range(used + 1, out.shape[1]):
-            out[i, j] = 0.0
-    for k in range(n_features):
-        if after[k] <= EXPLAINED * before[k]:
-            for i in range(n_cells):
-                out[i, k] = 0.0
-    return True

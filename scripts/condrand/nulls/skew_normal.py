@@ -182,6 +182,7 @@ def _tail_excess(histogram: np.ndarray, fit: SkewNormal, n: int) -> np.ndarray:
         if not used.size:
             continue
         points = np.broadcast_to(edges[used], (counts.shape[0], used.size))
-        ratio = share[:, used] / np.exp(log_fitted(points, columns))
+        with np.errstate(divide="ignore", invalid="ignore"):  # edges that are not relevant
+            ratio = share[:, used] / np.exp(log_fitted(points, columns))
         worst = np.maximum(worst, np.where(relevant[:, used], ratio, 0.0).max(axis=1))
     return worst

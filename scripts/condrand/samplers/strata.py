@@ -14,7 +14,7 @@ STRATIFY: Mapping[str, Any] = {
     "stratify_by_batch": True,
     "stratify_by_burden": True,
     "min_stratum_size": 2,
-    "n_burden_bins": 8,
+    "n_burden_bins": None,
     "burden_bin_method": "quantile",
     "burden_clip_quantiles": (0.0, 1.0),
 }
@@ -131,8 +131,8 @@ def make_strata(
     burden : float64, shape (n_cells,), or None
         Other guides of each cell. None: not used.
     settings : mapping
-        ``n_bins``, ``min_stratum_size``, ``n_burden_bins``, ``burden_bin_method`` and
-        ``burden_clip_quantiles``.
+        ``n_bins``, ``min_stratum_size``, ``n_burden_bins`` (None: each value of the burden is a
+        bin of its own), ``burden_bin_method`` and ``burden_clip_quantiles``.
 
     Raises
     ------
@@ -155,12 +155,7 @@ def make_strata(
     code, n_codes, _ = compute_bins(p, settings["n_bins"])
     code = code.astype(np.int64)
     if burden is not None:
-        burden_bin, n_burden_bins, _ = compute_bins(
-            burden,
-            settings["n_burden_bins"],
-            settings["burden_bin_method"],
-            settings["burden_clip_quantiles"],
-        )
+        burden_bin, n_burden_bins = _burden_bins(burden, settings)
         code = code * n_burden_bins + burden_bin
         n_codes *= n_burden_bins
     if batch is not None:
@@ -178,6 +173,23 @@ def make_strata(
     cells_by_stratum(stratum, indptr[:-1].copy(), cells)
     n_treated = np.bincount(stratum[treated], minlength=indptr.size - 1)
     return Strata(cells, indptr, n_treated, n_merged)
+
+
+def _burden_bins(burden: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+    """Bin of each cell's burden, and how many bins there are."""
+    if settings["n_burden_bins"] is None:
+        # A count of guides: within a bin of several counts, carriers still are cells of more.
+        if not np.isfinite(burden).all():
+            raise ValueError("the burden is not finite")
+        values, bins = np.unique(burden, return_inverse=True)
+        return bins, values.size
+    bins, n_bins, _ = compute_bins(
+        burden,
+        settings["n_burden_bins"],
+        settings["burden_bin_method"],
+        settings["burden_clip_quantiles"],
+    )
+    return bins, n_bins
 
 
 def _merge_small(sizes: np.ndarray, batch: np.ndarray, least: int) -> tuple[np.ndarray, int]:

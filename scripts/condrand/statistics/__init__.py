@@ -11,9 +11,7 @@ A statistic is a module with
 ``untestable(scores, sums)``
     why the first set cannot be tested, or nothing;
 ``null_units(scores, moments)``
-    about where the resampled statistic lies, and how widely;
-``without(scores, column)``
-    the scores with one more covariate projected out, for statistics that project.
+    about where the resampled statistic lies, and how widely.
 """
 
 from condrand.statistics import ols, ols_t, rank, welch

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from condrand.kernels.ols import (
-    EXPLAINED,
-    SINGULAR,
-    coefficients_dense,
-    coefficients_sparse,
-    project_out_dense,
-)
+from condrand.kernels.ols import SINGULAR, coefficients_dense, coefficients_sparse
 from condrand.statistics.scores import (
     DenseScores,
     Moments,
@@ -29,6 +23,9 @@ if TYPE_CHECKING:  # scipy would delay the start of every shard job
 
 # Rows that are projected together: one such piece is all that is held beside the scores.
 _PIECE = 65_536
+# Residual variance this small relative to the feature's own is rounding: the covariates (or a
+# constant) explain the feature wholly, and its coefficient would be noise over noise.
+_CONSTANT = 1e-20
 
 
 def score(outcome: "np.ndarray | sp.csr_matrix", basis: np.ndarray) -> Scores:
@@ -65,7 +62,7 @@ def score(outcome: "np.ndarray | sp.csr_matrix", basis: np.ndarray) -> Scores:
             residual[piece] -= basis[piece] @ weights
     left = sum(np.sum(residual[piece] ** 2, axis=0) for piece in pieces)
     whole = sum(np.sum(outcome[piece] ** 2, axis=0) for piece in pieces)
-    rows[:, np.flatnonzero(left <= EXPLAINED * whole)] = 0.0
+    rows[:, np.flatnonzero(left <= _CONSTANT * whole)] = 0.0
     return DenseScores(rows, n_features, rank)
 
 
@@ -124,44 +121,3 @@ def null_units(scores: Scores, moments: Moments) -> tuple[np.ndarray, np.ndarray
         The scale is 0 for a feature that does not vary.
     """
     return moments.mean / moments.denominator, np.sqrt(moments.variance) / moments.denominator
-
-
-def without(scores: Scores, column: np.ndarray) -> Scores:
-    """The same scores with one more covariate projected out.
-
-    Parameters
-    ----------
-    scores : DenseScores or SparseScores
-        Not changed.
-    column : float64[::1], shape (n_cells,)
-
-    Notes
-    -----
-    With ``q`` the part of the column outside Q, of length one: ``M' Y = M Y - q (q'M Y)``
-    (Gram-Schmidt, orthogonalized twice). A column inside the span of Q changes nothing.
-    """
-    if isinstance(scores, DenseScores):
-        k, rank = scores.n_features, scores.rank
-        rows = np.empty((scores.n_cells, padded(k + rank + 1)))
-        if not project_out_dense(scores.rows, k, rank, column, rows):
-            return scores
-        return DenseScores(rows, k, rank + 1, scores.constants)
-    import scipy.sparse as sp
-
-    q = column - scores.basis @ (scores.basis.T @ column)
-    q -= scores.basis @ (scores.basis.T @ q)
-    length = np.linalg.norm(q)
-    if length <= 1e-9 * np.linalg.norm(column):
-        return scores
-    q /= length
-    shape = (scores.n_cells, scores.projection.shape[1])
-    outcome = sp.csr_matrix((scores.data, scores.indices, scores.indptr), shape=shape)
-    return SparseScores(
-        scores.data,
-        scores.indices,
-        scores.indptr,
-        np.ascontiguousarray(np.column_stack([scores.basis, q])),
-        np.ascontiguousarray(np.vstack([scores.projection, outcome.T @ q])),
-        scores.n_features,
-        scores.constants,
-    )

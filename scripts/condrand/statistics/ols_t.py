@@ -14,7 +14,6 @@ from condrand.statistics.ols import (
     effects,
     score,
     untestable,
-    without,
 )
 from condrand.statistics.scores import Moments, Scores, SetSums
 
@@ -25,7 +24,6 @@ __all__ = [
     "score",
     "untestable",
     "values",
-    "without",
 ]
 
 

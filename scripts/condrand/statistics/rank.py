@@ -103,8 +103,3 @@ def null_units(scores: Scores, moments: Moments) -> tuple[np.ndarray, np.ndarray
     """Approximate mean and standard deviation under resampling; see :mod:`.ols`."""
     factor = 2.0 / (moments.count * (scores.n_cells - moments.count))
     return factor * moments.mean, factor * np.sqrt(moments.variance)
-
-
-def without(scores: Scores, column: np.ndarray) -> Scores:
-    """The scores themselves: ranks are not projected."""
-    return scores

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from condrand.statistics.rank import without
 from condrand.statistics.scores import (
     DenseScores,
     Moments,
@@ -20,16 +19,6 @@ from condrand.statistics.scores import (
 
 if TYPE_CHECKING:  # scipy would delay the start of every shard job
     import scipy.sparse as sp
-
-__all__ = [
-    "effect_scale",
-    "effects",
-    "null_units",
-    "score",
-    "untestable",
-    "values",
-    "without",
-]
 
 # Squares that differ from zero by this share of the feature's own are rounding.
 _CONSTANT = 1e-12
