@@ -32,6 +32,8 @@ TSV_ROWS = 1_000_000
 # Below so many treated cells the null of the OLS coefficient is a visible mixture of scales, which
 # the observed set, of the expected size, is not drawn from.
 FEW_TREATED = 50
+# Below so many treated cells the fitted tail of Welch's t is too light.
+FEW_FOR_WELCH = 100
 
 
 def merge_tables(batches: list[pd.DataFrame], features: list[str]) -> dict[str, pd.DataFrame]:
@@ -199,10 +201,19 @@ def cautions(
             "compared with all others: targets without effect look active where others are, and "
             "NTC guides may not show it. Use `control: ntc`"
         )
+    smooth = effects["p_source"] == "skew_normal"
+    few = effects.loc[smooth & (effects["n_target"] < FEW_FOR_WELCH), "target"].nunique()
+    if few and header.statistic == "welch":
+        warnings.append(
+            f"{few} targets have fewer than {FEW_FOR_WELCH} treated cells, where the null of "
+            "Welch's t has heavier tails than a skew-normal: p values below 0.01 are up to twice "
+            "too small. Use `calibration: empirical`, or `statistic: ols_t`"
+        )
     if header.statistic in OF_RESIDUALS and not header.residualize:
         warnings.append(
-            f"the statistic {header.statistic} does not see the covariates: it is conservative "
-            "where they explain much of the outcome. Use `residualize: true`"
+            f"the statistic {header.statistic} does not see the covariates: with bernoulli_index "
+            "it is conservative where they explain much of the outcome, with stratified_perm only "
+            "as good as the strata are fine. Use `residualize: true`"
         )
     return warnings
 

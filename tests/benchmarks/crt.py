@@ -137,7 +137,7 @@ def ours(outcome, scores, names, treated, resamples, sampler, statistic, watch):
         centre, scale = finalize.null_units(scores, scores.moments(p))
         strata = None
         if SAMPLERS[sampler].needs_strata:
-            strata = make_strata(cells, p, outcome.batch, np.log1p(outcome.n_guides), STRATIFY)
+            strata = make_strata(cells, p, outcome.batch, outcome.burden, STRATIFY)
         draw = SAMPLERS[sampler].of(1, TARGET, names[g], p, strata)
         summary = NullSummary.empty(len(outcome.features))
         null = finalize.values(scores, draw.set_sums(scores, 0, resamples))
@@ -159,7 +159,7 @@ def peer(outcome, tested, ranks, treated, resamples, sampler, statistic, watch):
     inverse = np.linalg.inv(with_one.T @ with_one)
     cross = with_one.T @ tested
     random = np.random.default_rng(7)
-    burden = np.log1p(outcome.n_guides)
+    burden = outcome.burden
     raw, smooth = [], []
 
     def fit(cells):
@@ -179,7 +179,9 @@ def peer(outcome, tested, ranks, treated, resamples, sampler, statistic, watch):
         return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(0, edges.size - 2))
 
     def sample_strata(p, cells):
-        code = (outcome.batch * 20 + bins(p, 20)) * 8 + bins(burden, 8)
+        code = (outcome.batch * 20 + bins(p, 20)) * 1000 + np.unique(burden, return_inverse=True)[
+            1
+        ]
         order = np.argsort(code, kind="stable")
         x = np.zeros(n_cells, bool)
         x[cells] = True

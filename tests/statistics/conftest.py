@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 
 from condrand.config import complete_config, outcomes_of
+from condrand.covariates import orthonormal_basis
 from condrand.engines import crt
-from condrand.io.outcome import Outcome, read_carriers, read_outcome
+from condrand.io.outcome import Outcome, read_outcome, read_treated
 from condrand.io.stages import StoredScreen
-from condrand.normalize import normalize
+from condrand.normalize import normalize, transform_outcome
 from condrand.samplers.strata import STRATIFY
 from condrand.screen import load_screen
 from condrand.simulate import simulate_screen
+from condrand.statistics import STATISTICS
 from condrand.units import units_of_batch
 
 LEVELS = (0.05, 0.01, 1e-3, 1e-4)
@@ -26,38 +28,29 @@ LEVELS = (0.05, 0.01, 1e-3, 1e-4)
 
 @dataclass(frozen=True)
 class Units:
-    """What is tested: names, treated cells, and how many guides leave the burden in each."""
+    """What is tested."""
 
     kinds: list[str]
     names: list[str]
     treated: list[np.ndarray]
-    n_own: list[np.ndarray]
-
-    def with_whole_burden(self) -> "Units":
-        """The same, the burden counting the unit's own guides too."""
-        return Units(
-            self.kinds, self.names, self.treated, [np.zeros(t.size) for t in self.treated]
-        )
 
     def pieces(self, size: int, seed: int) -> "Units":
         """Disjoint random sets of `size` treated cells, as many as each unit has, as units."""
         rng = np.random.default_rng(seed)
-        kinds, names, treated, n_own = [], [], [], []
-        for kind, name, cells, own in zip(
-            self.kinds, self.names, self.treated, self.n_own, strict=True
-        ):
-            order = rng.permutation(cells.size)
+        made = []
+        for kind, name, cells in zip(self.kinds, self.names, self.treated, strict=True):
+            shuffled = rng.permutation(cells)
             for i in range(cells.size // size):
-                some = np.sort(order[i * size : (i + 1) * size])
-                kinds.append(kind)
-                names.append(f"{name}/{i}")
-                treated.append(cells[some])
-                n_own.append(own[some])
-        return Units(kinds, names, treated, n_own)
+                made.append((kind, f"{name}/{i}", np.sort(shuffled[i * size : (i + 1) * size])))
+        return Units(*map(list, zip(*made, strict=True)))
 
-    def first(self, n: int) -> "Units":
-        """The first units."""
-        return Units(self.kinds[:n], self.names[:n], self.treated[:n], self.n_own[:n])
+    def some(self, n: int) -> "Units":
+        """`n` of the units, evenly spread."""
+        return self.only(*np.linspace(0, len(self.names) - 1, n).astype(int))
+
+    def only(self, *at: int) -> "Units":
+        """Those of the units."""
+        return Units(*([of[i] for i in at] for of in (self.kinds, self.names, self.treated)))
 
 
 @dataclass(frozen=True)
@@ -78,42 +71,63 @@ class Simulated:
         return StoredScreen.read(self.folder / "screen.h5ad", self.section, "batch")
 
     def units(self, controls: str = "none") -> Units:
-        """All targets, and NTC guides if asked for, with the burden as the workflow has it."""
+        """All targets, and NTC guides if asked for."""
         found = units_of_batch([self.folder / "targets.tsv"], 0, "all", controls)
         pairs = [(kind, name) for kind, name, _ in found]
-        carriers = read_carriers(self.folder / "screen.h5ad", pairs)
-        # As in condrand.engines.crt_steps: NTC guides are no burden.
-        own = [
-            n if kind == "target" else np.zeros(n.size)
-            for (kind, _), (_, n) in zip(pairs, carriers, strict=True)
-        ]
         kinds, names = map(list, zip(*pairs, strict=True))
-        return Units(kinds, names, [cells for cells, _ in carriers], own)
+        return Units(kinds, names, read_treated(self.folder / "screen.h5ad", pairs))
 
-    def outcome(self, statistic: str = "ols", control: str = "complement") -> Outcome:
+    def outcome(
+        self, statistic: str = "ols", control: str = "complement", residualize: bool = True
+    ) -> Outcome:
         """What the normalize stage makes, for both samplers."""
-        path = self.folder / f"{statistic}-{control}.h5ad"
+        path = self.folder / f"{statistic}-{control}-{residualize}.h5ad"
         if not path.exists():
             screen = self.folder / "screen.h5ad"
-            normalize(screen, path, self.section, statistic, control, "batch", by_burden=True)
+            normalize(
+                screen,
+                path,
+                self.section,
+                statistic=statistic,
+                residualize=residualize,
+                control=control,
+                batch_key="batch",
+                by_burden=True,
+            )
         return read_outcome(path)
+
+    def outcome_given(self, statistic: str, design: np.ndarray) -> Outcome:
+        """The same with another design; nothing is residualized."""
+        values, _ = transform_outcome(self.stored().values, self.section)
+        scores = STATISTICS[statistic].score(values, orthonormal_basis(design))
+        return replace(
+            self.outcome(), scores=scores, design=design, statistic=statistic, residualize=False
+        )
 
 
 def test_units(
-    outcome: Outcome, units: Units, sampler: str = "bernoulli_index", resamples: int = 1023
+    outcome: Outcome,
+    units: Units,
+    samplers: Iterable[str] = ("bernoulli_index",),
+    resamples: int = 1023,
+    threads: int = 1,
 ) -> pd.DataFrame:
-    """The results of some units: the columns of the contract that matter here."""
-    which = {"sampler": sampler, "stratify": STRATIFY}
-    batch = crt.prepare(
-        outcome, units.kinds, units.names, units.treated, n_own=units.n_own, **which
-    )
+    """The results of some units by each sampler: the columns of the contract that matter here."""
+    # A batch serves all samplers: they differ in its diagnostics alone, and only the last of
+    # SAMPLERS has any.
+    which = {"sampler": list(samplers)[-1], "stratify": STRATIFY}
+    batch = crt.prepare(outcome, units.kinds, units.names, units.treated, **which)
     blocks = range(-(-resamples // 1024))
-    summaries = crt.resample(outcome, batch, blocks, resamples, seed=5, threads=1, **which)
     settings = {"tail": "two_sided", "calibration": "skew_normal"}
-    table = crt.batch_table(outcome, batch, summaries, ("s", "crt"), settings)
-    columns = ["kind", "target", "feature", "n_target", "statistic", "p_empirical", "p_value"]
-    table = table[[*columns, "p_skew_normal"]]
-    return table.assign(auc=np.repeat(batch.diagnostics["auc"], len(outcome.features)))
+    columns = ["kind", "target", "feature", "n_target", "p_empirical", "p_value", "p_skew_normal"]
+    tables = []
+    for sampler in samplers:
+        which["sampler"] = sampler
+        summaries = crt.resample(outcome, batch, blocks, resamples, 5, threads, **which)
+        table = crt.batch_table(outcome, batch, summaries, ("s", "crt"), settings)[columns]
+        auc = np.repeat(batch.diagnostics["auc"], len(outcome.features))
+        tables.append(table.assign(auc=auc, sampler=sampler))
+    return pd.concat(tables, ignore_index=True)
 
 
 test_units.__test__ = False

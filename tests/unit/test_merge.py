@@ -146,6 +146,17 @@ def test_cells_of_one_guide_that_are_compared_with_all_others_are_said(effects):
         assert cautions(effects, header(**changes), 0.05, 1e-9) == []
 
 
+def test_few_treated_cells_are_said_where_the_tail_of_welch_is_fitted(effects):
+    given = header(statistic="welch", residualize=True)
+    effects["n_target"] = effects["target"].map({"A": 99, "B": 50, "EMPTY": 0})
+    effects.loc[effects["target"] == "A", "p_source"] = "skew_normal"
+    (said,) = cautions(effects, given, 0.05, 1e-9)
+    # B's p values are empirical.
+    assert said.startswith("1 targets have fewer than 100 treated cells")
+    effects["n_target"] = 100
+    assert cautions(effects, given, 0.05, 1e-9) == []
+
+
 @pytest.mark.parametrize("statistic", ["rank", "welch"])
 def test_a_statistic_that_does_not_see_the_covariates_is_said(effects, statistic):
     for control in ("complement", "ntc"):

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from condrand.samplers.strata import Strata, _merge_small, compute_bins, make_strata
+from condrand.samplers.strata import Strata, compute_bins, make_strata
 
 SETTINGS = {
     "n_bins": 20,
@@ -95,43 +95,51 @@ def test_bad_clip_quantiles_are_refused(clip):
 # Strata
 
 
+def enough(parts: list[list[int]], least: int) -> list[list[int]]:
+    """Consecutive parts joined until each has `least` members; what is left joins the last."""
+    joined: list[list[int]] = []
+    left: list[int] = []
+    for part in parts:
+        left = left + part
+        if len(left) >= least:
+            joined.append(left)
+            left = []
+    if left and joined:
+        joined[-1] = joined[-1] + left
+    elif left:
+        joined.append(left)
+    return joined
+
+
+def raw_strata(p, batch, burden, settings) -> list[tuple[int, int, int]]:
+    """Batch, bin of burden and bin of propensity of each cell."""
+    p_bin = bins_by_definition(p, settings["n_bins"], "quantile", (0, 1))[0]
+    burden_bin = burden
+    if settings["n_burden_bins"] is not None:
+        burden_bin = bins_by_definition(
+            burden,
+            settings["n_burden_bins"],
+            settings["burden_bin_method"],
+            settings["burden_clip_quantiles"],
+        )[0]
+    return [*zip(batch.tolist(), burden_bin.tolist(), p_bin.tolist(), strict=True)]
+
+
 def groups_by_definition(p, batch, burden, settings) -> tuple[list[list[int]], int]:
     """Cells of each stratum in the order of the strata, and how many were merged."""
-    p_bin = bins_by_definition(p, settings["n_bins"], "quantile", (0, 1))[0]
-    burden_bin = bins_by_definition(
-        burden,
-        settings["n_burden_bins"],
-        settings["burden_bin_method"],
-        settings["burden_clip_quantiles"],
-    )[0]
     least = settings["min_stratum_size"]
-    strata: dict[tuple, list[int]] = {}
-    for cell, key in enumerate(zip(batch, p_bin, burden_bin, strict=True)):
-        strata.setdefault(key, []).append(cell)
-    strata = dict(sorted(strata.items()))
-    n_small = sum(len(cells) < least for cells in strata.values())
-    kept: dict[tuple, list[int]] = {}
-    merged: list[list[int]] = []
-    across: list[int] = []
-    for b in sorted(set(batch)):
-        own = {key: cells for key, cells in strata.items() if key[0] == b}
-        large = {key: cells for key, cells in own.items() if len(cells) >= least}
-        small = [cell for key, cells in own.items() if key not in large for cell in cells]
-        kept |= large
-        if len(small) >= least:
-            merged.append(small)
-        elif large:
-            largest = max(large, key=lambda key: len(large[key]))
-            kept[largest] = large[largest] + small
-        else:
-            across += small
-    groups = [*kept.values(), *merged]
-    if across and (len(across) >= least or not groups):
-        groups.append(across)
-    elif across:
-        at = max(range(len(groups)), key=lambda g: len(groups[g]))
-        groups[at] = groups[at] + across
-    return [sorted(cells) for cells in groups], n_small
+    screen: dict[int, dict[int, dict[int, list[int]]]] = {}
+    for cell, (b, u, k) in enumerate(raw_strata(p, batch, burden, settings)):
+        screen.setdefault(b, {}).setdefault(u, {}).setdefault(k, []).append(cell)
+    of_screen, n_small = [], 0
+    for b in sorted(screen):
+        of_batch = []
+        for u in sorted(screen[b]):
+            bins = [screen[b][u][k] for k in sorted(screen[b][u])]
+            n_small += sum(len(cells) < least for cells in bins)
+            of_batch += enough(bins, least)
+        of_screen += enough(of_batch, least)
+    return [sorted(cells) for cells in enough(of_screen, least)], n_small
 
 
 def test_each_burden_is_a_bin_of_its_own_unless_bins_are_asked_for():
@@ -158,19 +166,21 @@ def random_screen(n_cells: int, seed: int):
     return treated, p, batch, burden
 
 
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("least", [1, 2, 5, 40])
-@pytest.mark.parametrize("n_cells", [60, 700])
-def test_strata_are_those_of_the_definition(n_cells, least, seed):
-    treated, p, batch, burden = random_screen(n_cells, seed)
-    settings = {
-        **SETTINGS,
-        "n_bins": 5,
-        "min_stratum_size": least,
-        "n_burden_bins": 3,
+def burden_settings(seed: int) -> dict:
+    """Each burden a bin of its own, or bins at quantiles, or equally spaced bins."""
+    return {
+        "n_burden_bins": [None, 3, 3][seed % 3],
         "burden_bin_method": ["quantile", "uniform"][seed % 2],
         "burden_clip_quantiles": [0.0, 0.95],
     }
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("least", [1, 2, 5, 40, 100])
+@pytest.mark.parametrize("n_cells", [60, 700])
+def test_strata_are_those_of_the_definition(n_cells, least, seed):
+    treated, p, batch, burden = random_screen(n_cells, seed)
+    settings = {**SETTINGS, "n_bins": 5, "min_stratum_size": least, **burden_settings(seed)}
     strata = make_strata(treated, p, batch, burden, settings)
     groups, n_merged = groups_by_definition(p, batch, burden, settings)
     assert strata.n_strata == len(groups)
@@ -182,40 +192,113 @@ def test_strata_are_those_of_the_definition(n_cells, least, seed):
     sizes = list(map(len, groups))
     movable = [m for m, n in zip(n_treated, sizes, strict=True) if 0 < m < n]
     assert strata.free == sum(movable)
-    assert min(sizes) >= least
+
+
+@pytest.mark.parametrize("n_bins", [1, 20, 400])
+@pytest.mark.parametrize("least", [1, 2, 5, 40, 600, 1000])
+@pytest.mark.parametrize("seed", range(6))
+def test_strata_are_large_enough_and_consecutive(seed, least, n_bins):
+    treated, p, batch, burden = random_screen(700, 20 + seed)
+    settings = {**SETTINGS, "n_bins": n_bins, "min_stratum_size": least, **burden_settings(seed)}
+    strata = make_strata(treated, p, batch, burden, settings)
+    assert np.diff(strata.indptr).min() >= min(least, 700)
+    assert sorted(strata.cells.tolist()) == list(range(700))
+    # A stratum holds all cells from its first batch, burden and propensity to its last ones.
+    raw = raw_strata(p, batch, burden, settings)
+    keys = [{raw[cell] for cell in cells} for cells in members(strata)]
+    assert all(max(one) < min(other) for one, other in zip(keys, keys[1:], strict=False))
+
+
+def screen_of(sizes: list[list[list[int]]]):
+    """A screen with so many cells of each batch, burden and propensity, in this order."""
+    cells = [
+        (b, u, k)
+        for b, burdens in enumerate(sizes)
+        for u, bins in enumerate(burdens)
+        for k, size in enumerate(bins)
+        for _ in range(size)
+    ]
+    batch, burden, p = np.array(cells).T
+    return p.astype(float), batch.astype(np.int32), burden.astype(float)
+
+
+# More bins than any case has cells: each propensity is one of its own.
+OF_EACH = {**SETTINGS, "n_bins": 1000, "n_burden_bins": None, "min_stratum_size": 3}
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch", "least", "expected", "n_merged"),
+    ("sizes", "expected", "n_merged"),
     [
-        ([5, 2, 3], [0, 0, 1], 2, [0, 1, 2], 0),
-        ([5, 1, 1, 6], [0, 0, 0, 0], 2, [0, 2, 2, 1], 2),
-        ([5, 1, 1, 6, 1, 1], [0, 0, 0, 1, 1, 1], 2, [0, 2, 2, 1, 3, 3], 4),
-        ([4, 1, 5, 5], [0, 0, 0, 0], 2, [0, 1, 1, 2], 1),
-        ([4, 1, 9], [0, 0, 1], 2, [0, 0, 1], 1),
-        ([5, 1, 4, 1], [0, 1, 2, 3], 2, [0, 2, 1, 2], 2),
-        ([5, 1, 7], [0, 1, 2], 2, [0, 1, 1], 1),
-        ([4, 2, 2, 2, 1], [0, 1, 1, 1, 2], 3, [0, 1, 1, 1, 1], 4),
-        ([1, 1], [0, 1], 5, [0, 0], 2),
-        ([1], [0], 5, [0], 0),
+        ([[[5, 3], [4]], [[3]]], [5, 3, 4, 3], 0),
+        ([[[4, 2, 5]]], [4, 7], 1),
+        ([[[4, 2, 0, 5]]], [4, 7], 1),
+        ([[[1, 1, 1, 4]]], [3, 4], 3),
+        ([[[1, 1, 5, 4]]], [7, 4], 2),
+        ([[[4, 5, 2]]], [4, 7], 1),
+        ([[[4, 5, 1, 1]]], [4, 7], 2),
+        ([[[4, 1, 2, 1]]], [4, 4], 3),
+        ([[[4, 1], [5]]], [5, 5], 1),
+        ([[[4], [1, 5]]], [4, 6], 1),
+        ([[[1, 2], [4]]], [3, 4], 2),
+        ([[[1, 1], [4, 5]]], [6, 5], 2),
+        ([[[1], [2], [4]]], [3, 4], 2),
+        ([[[4], [2], [1, 2, 5]]], [4, 5, 5], 3),
+        ([[[4, 5], [1, 1]]], [4, 7], 2),
+        ([[[4, 5], [1], [1]]], [4, 7], 2),
+        ([[[4], [2]], [[5]]], [6, 5], 1),
+        ([[[4]], [[2], [5]]], [4, 7], 1),
+        ([[[1], [2]], [[4]]], [3, 4], 2),
+        ([[[1], [1]], [[4], [5]]], [6, 5], 2),
+        ([[[1]], [[2]], [[4]]], [3, 4], 2),
+        ([[[4], [5]], [[1], [1]]], [4, 7], 2),
+        ([[[1]], [[1]]], [2], 2),
+        ([[[1]]], [1], 0),
     ],
     ids=[
         "nothing small",
-        "the small ones of a batch make one",
-        "each batch its own",
-        "still too small: the largest of the batch, the first of equals",
-        "never a larger one of another batch",
-        "batches too small as a whole are merged with each other",
-        "still too small: the largest of all",
-        "a merged stratum can be the largest of all",
-        "nothing but small batches",
+        "a small bin joins the next",
+        "the next that has cells",
+        "small bins make one",
+        "small bins join the next until they are enough",
+        "the last bin joins the one before",
+        "the last bins join the one before",
+        "the last bin joins what was joined before",
+        "the last bin of a large burden stays in it",
+        "the first bin of a large burden stays in it",
+        "the bins of a burden are enough together",
+        "a small burden joins the lowest propensities of the next",
+        "small burdens make one",
+        "a small burden joins what was joined in the next",
+        "the last burden joins the highest propensities of the one before",
+        "the last burdens join the one before",
+        "the last burden of a large batch stays in it",
+        "the first burden of a large batch stays in it",
+        "the burdens of a batch are enough together",
+        "a small batch joins the first stratum of the next",
+        "small batches make one",
+        "the last batch joins the last stratum of the one before",
+        "a screen that is too small is one stratum",
         "a single stratum stays",
     ],
 )
-def test_small_strata_are_merged_by_the_rules(sizes, batch, least, expected, n_merged):
-    group, merged = _merge_small(np.array(sizes), np.array(batch), least)
-    np.testing.assert_array_equal(group, expected)
-    assert merged == n_merged
+def test_small_strata_are_merged_by_the_rules(sizes, expected, n_merged):
+    strata = make_strata(np.empty(0, np.int64), *screen_of(sizes), OF_EACH)
+    assert np.diff(strata.indptr).tolist() == expected
+    np.testing.assert_array_equal(strata.cells, np.arange(sum(expected)))
+    assert strata.n_merged == n_merged
+
+
+def test_without_merging_the_strata_are_in_order_of_batch_burden_and_propensity():
+    p, batch, burden = screen_of([[[2, 3], [1]], [[4], [0, 2]]])
+    order = np.random.default_rng(0).permutation(p.size)
+    settings = {**OF_EACH, "min_stratum_size": 1}
+    none = np.empty(0, np.int64)
+    strata = make_strata(none, p[order], batch[order], burden[order], settings)
+    expected = np.split(np.arange(12), [2, 5, 6, 10])
+    assert [sorted(order[part].tolist()) for part in members(strata)] == [
+        part.tolist() for part in expected
+    ]
+    assert strata.n_merged == 0
 
 
 def test_no_stratum_spans_batches_while_every_batch_is_large_enough():

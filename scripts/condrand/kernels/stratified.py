@@ -62,6 +62,51 @@ def cells_by_stratum(stratum, start, cells):
         start[s] += 1
 
 
+@njit(**KERNEL)
+def merge_small(sizes, run, least, group):
+    """Join consecutive parts until each has enough cells, within runs of parts.
+
+    Parameters
+    ----------
+    sizes : int64[::1], shape (n,)
+        Cells of each part.
+    run : int64[::1], shape (n,)
+        Parts of different runs are not joined; equal numbers are consecutive.
+    least : int
+        Cells that are enough.
+    group : int64[::1], shape (n,)
+        Overwritten: number of the joined part, increasing.
+
+    Returns
+    -------
+    int
+        Joined parts.
+
+    Notes
+    -----
+    A part that is too small is joined to the next of its run, the last ones to those before. A run
+    that is too small as a whole becomes one part.
+    """
+    n_groups, size, first = 0, 0, 0
+    for i in range(sizes.size):
+        if i == 0 or run[i] != run[i - 1]:
+            size, first = 0, n_groups
+        if size == 0:
+            n_groups += 1
+        size += sizes[i]
+        group[i] = n_groups - 1
+        is_last = i + 1 == sizes.size or run[i + 1] != run[i]
+        if size >= least:
+            size = 0
+        elif is_last and n_groups - 1 > first:
+            j = i
+            while j >= 0 and group[j] == n_groups - 1:
+                group[j] -= 1
+                j -= 1
+            n_groups -= 1
+    return n_groups
+
+
 @njit(**INLINE)
 def _below(high, low, n):
     """A uniform integer below n < 2**32, the upper half of the product of n and 64 bits."""

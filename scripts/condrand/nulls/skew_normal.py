@@ -182,7 +182,8 @@ def _tail_excess(histogram: np.ndarray, fit: SkewNormal, n: int) -> np.ndarray:
         if not used.size:
             continue
         points = np.broadcast_to(edges[used], (counts.shape[0], used.size))
-        with np.errstate(divide="ignore", invalid="ignore"):  # edges that are not relevant
+        # At edges that are not relevant the fitted probability may vanish.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = share[:, used] / np.exp(log_fitted(points, columns))
         worst = np.maximum(worst, np.where(relevant[:, used], ratio, 0.0).max(axis=1))
     return worst

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from condrand.kernels.stratified import cells_by_stratum, digitize
+from condrand.kernels.stratified import cells_by_stratum, digitize, merge_small
 
 # What :func:`make_strata` and its callers take where nothing else is said.
 STRATIFY: Mapping[str, Any] = {
@@ -141,30 +141,30 @@ def make_strata(
 
     Notes
     -----
-    Strata are numbered by batch, propensity bin, burden bin. Strata with fewer than
-    ``min_stratum_size`` cells are merged: those of a batch with each other; if that is still too
-    small, with the largest stratum of the batch. Only batches that are too small as a whole are
-    merged with each other, and if that is still too small, with the largest stratum of all.
-    Merged strata come after the others.
+    Strata are numbered by batch, burden bin, propensity bin. One with fewer than
+    ``min_stratum_size`` cells is merged with its neighbour in propensity; where all cells of a
+    burden are too few, with the next burden of the batch; where a batch is too small as a whole,
+    with the next batch. Neighbours, because cells of high propensity and burden mixed with any
+    others would be likelier to be treated than these.
     """
     for name, given in (("batch", batch), ("burden", burden)):
         if given is not None and given.shape != p.shape:
             raise ValueError(f"{name} has shape {given.shape}, the propensity {p.shape}")
     if batch is not None and batch.min() < 0:
         raise ValueError("cells without a batch")
-    code, n_codes, _ = compute_bins(p, settings["n_bins"])
+    code, n_bins, _ = compute_bins(p, settings["n_bins"])
     code = code.astype(np.int64)
+    n_burdens = 1
     if burden is not None:
-        burden_bin, n_burden_bins = _burden_bins(burden, settings)
-        code = code * n_burden_bins + burden_bin
-        n_codes *= n_burden_bins
+        burden_bin, n_burdens = _burden_bins(burden, settings)
+        code += burden_bin * n_bins
     if batch is not None:
-        code += batch.astype(np.int64) * n_codes
+        code += batch.astype(np.int64) * (n_burdens * n_bins)
     sizes = np.bincount(code)
     present = np.flatnonzero(sizes)
-    group, n_merged = _merge_small(
-        sizes[present], present // n_codes, settings["min_stratum_size"]
-    )
+    least = settings["min_stratum_size"]
+    group = _merge_small(sizes[present], present // n_bins, n_burdens, least)
+    n_merged = int(np.count_nonzero(sizes[present] < least)) if present.size > 1 else 0
     number = np.zeros(sizes.size, np.int32)
     number[present] = group
     stratum = number[code]
@@ -192,23 +192,17 @@ def _burden_bins(burden: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.nd
     return bins, n_bins
 
 
-def _merge_small(sizes: np.ndarray, batch: np.ndarray, least: int) -> tuple[np.ndarray, int]:
-    """Number of the stratum that each one goes to, and how many were too small.
+def _merge_small(sizes: np.ndarray, level: np.ndarray, n_burdens: int, least: int) -> np.ndarray:
+    """Number of the stratum that each one goes to.
 
-    Given are the cells and the batch of each stratum.
+    Given are the cells of each stratum, and the number of its batch and burden together.
     """
-    n_strata, n_batches = sizes.size, int(batch[-1]) + 1
-    small = sizes < least
-    if n_strata == 1 or not small.any():
-        return np.arange(n_strata), 0
-    # Merged strata of the batches come after the others, the one across batches last.
-    across = n_strata + n_batches
-    group = np.where(small, n_strata + batch, np.arange(n_strata))
-    merged = np.bincount(batch[small], sizes[small], n_batches)
-    for b in np.flatnonzero((merged > 0) & (merged < least)):
-        large = np.flatnonzero((batch == b) & ~small)
-        group[small & (batch == b)] = large[np.argmax(sizes[large])] if large.size else across
-    left = group == across
-    if 0 < sizes[left].sum() < least and not left.all():
-        group[left] = np.argmax(np.bincount(group[~left], sizes[~left]))
-    return np.unique(group, return_inverse=True)[1], int(small.sum())
+    group = np.arange(sizes.size)
+    # Neighbours in propensity first, then whole burdens of a batch, then batches.
+    for run in (level, level // n_burdens, np.zeros_like(level)):
+        merged = np.bincount(group, sizes).astype(np.int64)
+        first = np.searchsorted(group, np.arange(merged.size))
+        joined = np.empty(merged.size, np.int64)
+        merge_small(merged, run[first], least, joined)
+        group = joined[group]
+    return group
