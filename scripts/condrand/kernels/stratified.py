@@ -69,18 +69,13 @@ def merge_small(sizes, run, least, group):
     Parameters
     ----------
     sizes : int64[::1], shape (n,)
-        Cells of each part.
+        Cells of each part, positive.
     run : int64[::1], shape (n,)
         Parts of different runs are not joined; equal numbers are consecutive.
     least : int
         Cells that are enough.
     group : int64[::1], shape (n,)
         Overwritten: number of the joined part, increasing.
-
-    Returns
-    -------
-    int
-        Joined parts.
 
     Notes
     -----
@@ -104,7 +99,6 @@ def merge_small(sizes, run, least, group):
                 group[j] -= 1
                 j -= 1
             n_groups -= 1
-    return n_groups
 
 
 @njit(**INLINE)

@@ -143,9 +143,10 @@ def make_strata(
     -----
     Strata are numbered by batch, burden bin, propensity bin. One with fewer than
     ``min_stratum_size`` cells is merged with its neighbour in propensity; where all cells of a
-    burden are too few, with the next burden of the batch; where a batch is too small as a whole,
-    with the next batch. Neighbours, because cells of high propensity and burden mixed with any
-    others would be likelier to be treated than these.
+    burden are too few, with the first stratum of the next burden of the batch; where a batch is
+    too small as a whole, with the first of the next batch; at the end, with the last before.
+    Neighbours, because cells of high propensity and burden mixed with any others would be
+    likelier to be treated than these: a large ``min_stratum_size`` mixes what is to be kept apart.
     """
     for name, given in (("batch", batch), ("burden", burden)):
         if given is not None and given.shape != p.shape:
