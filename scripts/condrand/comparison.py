@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from condrand.covariates import dependencies, orthonormal_basis, standardize
+from condrand.covariates import full_rank, orthonormal_basis, standardize
 from condrand.io.outcome import Outcome
 from condrand.propensity import in_lanes
 from condrand.statistics import STATISTICS
@@ -32,6 +32,8 @@ class Comparison:
     batch : int64, shape (n_cells,), or None
     burden : float64, shape (n_cells,), or None
         Guide burden, for the strata.
+    cells : int64, shape (n_cells,), or None
+        Their numbers in the screen, sorted; None where all of its cells are compared.
     """
 
     n_cells: int
@@ -40,6 +42,7 @@ class Comparison:
     covariates: np.ndarray
     batch: np.ndarray | None
     burden: np.ndarray | None
+    cells: np.ndarray | None = None
 
 
 class Comparisons:
@@ -88,11 +91,7 @@ class Comparisons:
         outcome = self.outcome
         cells = np.union1d(treated, np.flatnonzero(outcome.is_ntc_cell))
         columns = standardize(outcome.design[cells])
-        names = [str(j) for j in range(columns.shape[1])]
-        # What varies over the screen may be constant here: a batch without NTC cells.
-        dependent = {found.column for found in dependencies(names, columns)}
-        free = [j for j, name in enumerate(names) if name not in dependent]
-        basis = orthonormal_basis(columns[:, free])
+        basis = orthonormal_basis(full_rank(columns))
         tested = outcome.tested[cells]
         if outcome.residualize:
             tested = tested - basis @ (basis.T @ tested)
@@ -103,4 +102,5 @@ class Comparisons:
             in_lanes(columns),
             None if outcome.batch is None else outcome.batch[cells],
             None if burden is None else burden[cells],
+            cells,
         )

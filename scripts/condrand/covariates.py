@@ -129,6 +129,16 @@ def dependencies(names: list[str], standardized: np.ndarray) -> list[Dependency]
     return found
 
 
+def full_rank(standardized: np.ndarray) -> np.ndarray:
+    """The columns without their :func:`dependencies`: float64, shape (n_cells, n_independent).
+
+    What varies over a screen may be constant in some of its cells.
+    """
+    numbers = [str(j) for j in range(standardized.shape[1])]
+    dependent = [int(found.column) for found in dependencies(numbers, standardized)]
+    return np.delete(standardized, dependent, axis=1)
+
+
 def orthonormal_basis(standardized: np.ndarray) -> np.ndarray:
     """Orthonormal basis of the intercept and the columns.
 

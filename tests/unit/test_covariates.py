@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condrand.covariates import dependencies, encode, orthonormal_basis, standardize
+from condrand.covariates import (
+    dependencies,
+    encode,
+    full_rank,
+    orthonormal_basis,
+    standardize,
+)
 
 N = 60
 
@@ -185,6 +191,7 @@ def test_a_dependency_reads_as_a_sentence():
     standardized = standardize(np.column_stack([many(0), np.ones(N), many(1), many(0) + many(1)]))
     found = dependencies(["a", "one", "b", "sum"], standardized)
     assert [str(d) for d in found] == ["one (constant)", "sum (a combination of a, b)"]
+    np.testing.assert_array_equal(full_rank(standardized), standardized[:, [0, 2]])
 
 
 # Basis

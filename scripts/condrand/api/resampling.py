@@ -18,14 +18,14 @@ from condrand.api.propensities import (
     fit_propensity_logistic,
     given_propensity,
 )
-from condrand.comparison import Comparisons
+from condrand.comparison import Comparison, Comparisons
 from condrand.engines import crt
 from condrand.errors import listed
 from condrand.io.outcome import Outcome
 from condrand.normalize import CONTROL_WORDS, choose_control
 from condrand.plan import n_blocks
 from condrand.samplers import SAMPLERS
-from condrand.samplers.strata import STRATIFY, make_strata
+from condrand.samplers.strata import STRATIFY
 from condrand.statistics import STATISTICS
 from condrand.units import NTC_GROUP, TARGET, join_guides
 
@@ -175,17 +175,24 @@ class Tests:
         """Propensities and observed statistics of some units."""
         kinds, names = [self._kind(unit) for unit in units], [unit.name for unit in units]
         treated = [carriers(self.inputs, unit.columns) for unit in units]
-        if self.model is None:
-            return crt.prepare(
-                self.outcome,
-                kinds,
-                names,
-                treated,
-                clip=CLIP,
-                sampler=self.sampler,
-                stratify=self.stratify,
-            )
-        return self._with_given_propensities(kinds, names, treated)
+        model = GivenPropensities([None] * len(units))
+
+        def given(unit: int, there: Comparison) -> np.ndarray:
+            C = self.inputs.C if there.cells is None else self.inputs.C[there.cells]
+            model.p[unit] = given_propensity(C, self.model, there.treated)
+            return model.p[unit]
+
+        batch = crt.prepare(
+            self.outcome,
+            kinds,
+            names,
+            treated,
+            clip=CLIP,
+            sampler=self.sampler,
+            stratify=self.stratify,
+            given=None if self.model is None else given,
+        )
+        return batch if self.model is None else replace(batch, model=model)
 
     def _kind(self, unit: Tested) -> str:
         """The kind of a unit; the number of guides to be held fixed must count its own."""
@@ -198,33 +205,6 @@ class Tests:
                 "stratify by a covariate, or correct resampling_kwargs['ntc_labels']"
             )
         return NTC_GROUP if n_ntc else TARGET
-
-    def _with_given_propensities(
-        self, kinds: list[str], names: list[str], treated: list[np.ndarray]
-    ) -> crt.Batch:
-        # The engine fits a model, of the intercept alone where scores are made already; its
-        # propensities are then replaced.
-        outcome = self.outcome
-        if outcome.control == "complement":
-            outcome = replace(outcome, design=np.zeros((outcome.n_cells, 0)))
-        batch = crt.prepare(outcome, kinds, names, treated, clip=CLIP)
-        statistic, comparisons = STATISTICS[self.statistic], Comparisons(outcome)
-        given: list[np.ndarray | None] = [None] * len(names)
-        for g, note in enumerate(batch.notes):
-            if note:
-                continue
-            there, C = comparisons.of(kinds[g], treated[g]), self.inputs.C
-            if outcome.control == "ntc":
-                C = C[np.union1d(treated[g], np.flatnonzero(outcome.is_ntc_cell))]
-            p = given_propensity(C, self.model, there.treated)
-            given[g] = p
-            moments = there.scores.moments(p)
-            batch.centre[g], batch.scale[g] = statistic.null_units(there.scores, moments)
-            if SAMPLERS[self.sampler].needs_strata:
-                strata = make_strata(there.treated, p, there.batch, there.burden, self.stratify)
-                if not strata.free:
-                    batch.notes[g] = "no stratum holds both treated and other cells"
-        return replace(batch, model=GivenPropensities(given))
 
     def propensity(self, batch: crt.Batch) -> np.ndarray:
         """Propensity of every cell for the first unit of a batch, which can be tested."""

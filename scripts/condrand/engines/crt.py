@@ -11,7 +11,7 @@ them through :mod:`condrand.engines.crt_steps`, notebooks through :mod:`condrand
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ class Batch:
     notes : list of str
         Why a unit cannot be tested; empty where it can.
     model : PropensityModel
+        Or what else has its ``predict``.
     effect : float64, shape (n_units, n_features)
         What a reader is told.
     observed : float64, shape (n_units, n_features)
@@ -90,6 +91,7 @@ def prepare(
     clip: float = 1e-6,
     sampler: str = "bernoulli_index",
     stratify: Mapping[str, Any] = STRATIFY,
+    given: Callable[[int, Comparison], np.ndarray] | None = None,
 ) -> Batch:
     """Fit the propensities of some units and compute their observed statistics.
 
@@ -105,6 +107,9 @@ def prepare(
         One of :data:`condrand.samplers.SAMPLERS`.
     stratify : mapping, optional
         See :func:`condrand.samplers.strata.make_strata`.
+    given : callable, optional
+        Propensities of a unit, by its number and comparison: float64[::1], shape (n_cells,). Then
+        nothing is fitted, and the model of the batch is the caller's to replace.
     """
     statistic = STATISTICS[outcome.statistic]
     n_units, n_features = len(names), len(outcome.features)
@@ -115,7 +120,7 @@ def prepare(
         for cells, size in zip(treated, sizes, strict=True)
     ]
     coefficients = np.full((n_units, outcome.design.shape[1] + 1), np.nan)
-    converged = np.zeros(n_units, bool)
+    converged = np.full(n_units, given is not None)
     model = PropensityModel(coefficients, converged, clip)
     effect, observed, centre, scale = (np.full((n_units, n_features), np.nan) for _ in range(4))
     diagnostics = {name: np.full(n_units, np.nan) for name in DIAGNOSTICS}
@@ -127,14 +132,15 @@ def prepare(
         some = testable[first : first + together]
         began = time.monotonic()
         compared = [comparisons.of(kinds[g], treated[g]) for g in some]
-        fit = fit_propensities(
-            compared[0].covariates,
-            compared[0].n_cells,
-            [comparison.treated for comparison in compared],
-            inverse_penalty,
-            clip,
-        )
-        coefficients[some], converged[some] = fit.coefficients, fit.converged
+        if given is None:
+            fit = fit_propensities(
+                compared[0].covariates,
+                compared[0].n_cells,
+                [comparison.treated for comparison in compared],
+                inverse_penalty,
+                clip,
+            )
+            coefficients[some], converged[some] = fit.coefficients, fit.converged
         for g, comparison in zip(some, compared, strict=True):
             scores, cells = comparison.scores, comparison.treated
             sums = scores.observed(cells)
@@ -143,7 +149,10 @@ def prepare(
                 notes[g] = "propensity did not converge"
             if notes[g]:
                 continue
-            p = model.predict(g, comparison.covariates, comparison.n_cells)
+            if given is None:
+                p = model.predict(g, comparison.covariates, comparison.n_cells)
+            else:
+                p = given(g, comparison)
             moments = scores.moments(p)
             effect[g] = statistic.effects(scores, sums)[0]
             observed[g] = statistic.values(scores, sums)[0]

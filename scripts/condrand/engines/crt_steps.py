@@ -63,7 +63,7 @@ def prepare_batch(
     shared = read_outcome(outcome)
     tested = units_of_batch(units, batch, wanted, controls)
     kinds, names = [kind for kind, _, _ in tested], [name for _, name, _ in tested]
-    treated = _treated(screen, tested)
+    treated = treated_of(screen, tested)
     fitted = prepare(
         shared,
         kinds,
@@ -98,8 +98,8 @@ def prepare_batch(
     log.info("%d units, %d of them testable", len(tested), fitted.notes.count(""))
 
 
-def _treated(screen: str | Path, tested: list[tuple[str, str, list[str]]]) -> list[np.ndarray]:
-    """Treated cells of units; those of a group are the union of its guides'."""
+def treated_of(screen: str | Path, tested: list[tuple[str, str, list[str]]]) -> list[np.ndarray]:
+    """Treated cells of units, sorted int64[::1]; a group's are the union of its guides'."""
     stored = [(kind, name) for kind, name, _ in tested if kind != NTC_GROUP]
     members = {guide for kind, _, guides in tested if kind == NTC_GROUP for guide in guides}
     asked = stored + [(NTC_GUIDE, guide) for guide in sorted(members)]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from condrand.covariates import dependencies, orthonormal_basis, standardize
+from condrand.covariates import full_rank, orthonormal_basis, standardize
+from condrand.engines.crt_steps import treated_of
 from condrand.engines.ntc_groups import group_size_of
 from condrand.errors import InputError
 from condrand.io.outcome import Outcome, read_outcome, read_treated
@@ -41,7 +42,7 @@ from condrand.nulls.ntc_empirical import (
 )
 from condrand.propensity import fit_propensities, in_lanes
 from condrand.statistics import ols
-from condrand.statistics.scores import DenseScores, Scores
+from condrand.statistics.scores import Scores
 from condrand.tables import effects_table
 from condrand.units import NTC_GUIDE, TARGET, units_of_batch
 
@@ -58,10 +59,6 @@ _FIT_TOGETHER = 16
 # Features of which the cross-fit is written, those that vary most: each has a row for every
 # pseudo-gene and batch.
 _CROSSFIT_FEATURES = 100
-# Residual variance this small relative to the feature's own is rounding.
-_CONSTANT = 1e-20
-# Rows that are projected together: one such piece is all that is held beside the scores.
-_PIECE = 65_536
 
 
 @dataclass(frozen=True)
@@ -162,46 +159,15 @@ def batches(outcome: Outcome) -> Iterator[Place]:
         if codes.size == 1:
             yield replace(whole, name=_name(outcome, code))
             return
-        columns = standardize(outcome.design[cells])
-        names = [str(j) for j in range(columns.shape[1])]
-        # What varies over the screen may be constant here: the batch itself.
-        dependent = {found.column for found in dependencies(names, columns)}
-        columns = np.ascontiguousarray(
-            columns[:, [j for j, name in enumerate(names) if name not in dependent]]
-        )
+        columns = full_rank(standardize(outcome.design[cells]))
         number = np.full(outcome.n_cells, -1)
         number[cells] = np.arange(cells.size)
-        scores = _projected_anew(whole.scores, cells, orthonormal_basis(columns))
+        scores = ols.rescore(whole.scores, cells, orthonormal_basis(columns))
         yield Place(_name(outcome, code), number, scores, columns)
 
 
 def _name(outcome: Outcome, code: int) -> str:
     return str(code) if outcome.batch_levels is None else outcome.batch_levels[code]
-
-
-def _projected_anew(scores: Scores, cells: np.ndarray, basis: np.ndarray) -> Scores:
-    """Scores of some cells; the rows are copied once."""
-    if not isinstance(scores, DenseScores):
-        import scipy.sparse as sp
-
-        shape = (scores.n_cells, scores.projection.shape[1])
-        rows = sp.csr_matrix((scores.data, scores.indices, scores.indptr), shape=shape)
-        return ols.score(rows[cells], basis)
-    rows = scores.rows[cells]
-    # No wider than the screen's basis.
-    k, end = scores.n_features, scores.n_features + basis.shape[1]
-    residual = rows[:, :k]
-    whole = np.einsum("ik,ik->k", residual, residual)
-    for _ in range(2):
-        weights = basis.T @ residual
-        for first in range(0, cells.size, _PIECE):
-            piece = slice(first, first + _PIECE)
-            residual[piece] -= basis[piece] @ weights
-    left = np.einsum("ik,ik->k", residual, residual)
-    rows[:, np.flatnonzero(left <= _CONSTANT * whole)] = 0.0
-    rows[:, k:end] = basis
-    rows[:, end:] = 0.0
-    return DenseScores(rows, k, basis.shape[1])
 
 
 @dataclass(frozen=True)
@@ -265,17 +231,9 @@ def compute_null(
             place.scores.n_cells,
             time.monotonic() - began,
         )
-    return Null(in_all, _residual_sd(outcome.scores), sets)
-
-
-def _residual_sd(scores: Scores) -> np.ndarray:
-    if isinstance(scores, DenseScores):
-        residual = scores.rows[:, : scores.n_features]
-        square = np.einsum("ik,ik->k", residual, residual)
-    else:
-        square = np.bincount(scores.indices, scores.data**2, minlength=scores.n_features)
-        square = np.maximum(square - np.sum(scores.projection**2, axis=0), 0.0)
-    return np.sqrt(square / max(scores.n_cells - scores.rank, 1))
+    left, _ = ols.residual_squares(outcome.scores)
+    freedom = max(outcome.n_cells - outcome.scores.rank, 1)
+    return Null(in_all, np.sqrt(left / freedom), sets)
 
 
 def write_ntc_null(
@@ -387,19 +345,10 @@ def _read_units(
     rows = sorted(u for b in range(n) for u in units_of_batch(units, b, wanted, controls))
     guides = read_guides_table(screen)
     pool = guides.loc[guides["is_ntc"] & (guides["n_cells"] > 0), "name"]
-    members = {guide for kind, _, names in rows if kind != TARGET for guide in names}
-    asked = [(kind, name) for kind, name, _ in rows if kind == TARGET]
-    asked += [(NTC_GUIDE, guide) for guide in sorted({*pool, *members})]
-    found = dict(zip(asked, read_treated(screen, asked), strict=True))
-    treated = [
-        found[kind, name]
-        if kind == TARGET
-        else np.unique(np.concatenate([found[NTC_GUIDE, guide] for guide in names]))
-        for kind, name, names in rows
-    ]
+    cells = read_treated(screen, [(NTC_GUIDE, guide) for guide in pool])
     kinds, names, members = ([row[i] for row in rows] for i in range(3))
-    cells_of_guide = {guide: found[NTC_GUIDE, guide] for guide in pool}
-    return UnitsTested(kinds, names, members, treated), cells_of_guide
+    tested = UnitsTested(kinds, names, members, treated_of(screen, rows))
+    return tested, dict(zip(pool, cells, strict=True))
 
 
 def draw_pseudo_genes(

@@ -14,7 +14,7 @@ import numpy as np
 
 from condrand.kernels.ols import SINGULAR
 from condrand.nulls.combine import fisher, stouffer, stouffer_one_sided
-from condrand.statistics.ols import coefficients, denominators
+from condrand.statistics.ols import coefficients, denominators, residual_squares
 from condrand.statistics.scores import DenseScores, Scores
 
 SCALES = ("studentized", "raw")
@@ -260,16 +260,9 @@ def unit_statistics(
     beta = coefficients(scores, sums)
     d = np.maximum(denominators(scores, sums), 0.0)
     beta[d <= SINGULAR * sums.counts] = np.nan
-    beta[:, _explained(scores)] = np.nan
+    left, whole = residual_squares(scores)
+    beta[:, left <= _CONSTANT * whole] = np.nan
     return beta, sums.counts, d
-
-
-def _explained(scores: Scores) -> np.ndarray:
-    """Which features the covariates explain wholly; bool, shape (n_features,)."""
-    if isinstance(scores, DenseScores):
-        return ~scores.rows[:, : scores.n_features].any(axis=0)
-    square = np.bincount(scores.indices, scores.data**2, minlength=scores.n_features)
-    return square - np.sum(scores.projection**2, axis=0) <= _CONSTANT * square
 
 
 def compute_ols_denom(C: np.ndarray, x: np.ndarray) -> float:

@@ -52,18 +52,63 @@ def score(outcome: "np.ndarray | sp.csr_matrix", basis: np.ndarray) -> Scores:
     rows = np.zeros((n_cells, padded(n_features + rank)))
     rows[:, :n_features] = outcome
     rows[:, n_features : n_features + rank] = basis
-    pieces = [slice(a, a + _PIECE) for a in range(0, n_cells, _PIECE)]
     residual = rows[:, :n_features]
+    _take_out(residual, basis, projection)
     # A second pass takes out what rounding left of the covariates in the residual.
-    for weights in (projection, None):
-        if weights is None:
-            weights = sum(basis[piece].T @ residual[piece] for piece in pieces)
-        for piece in pieces:
-            residual[piece] -= basis[piece] @ weights
-    left = sum(np.sum(residual[piece] ** 2, axis=0) for piece in pieces)
-    whole = sum(np.sum(outcome[piece] ** 2, axis=0) for piece in pieces)
-    rows[:, np.flatnonzero(left <= _CONSTANT * whole)] = 0.0
+    left = sum(basis[piece].T @ residual[piece] for piece in _pieces(n_cells))
+    _take_out(residual, basis, left)
+    rows[:, np.flatnonzero(_squares(residual) <= _CONSTANT * _squares(outcome))] = 0.0
     return DenseScores(rows, n_features, rank)
+
+
+def rescore(scores: Scores, cells: np.ndarray, basis: np.ndarray) -> Scores:
+    """Score rows of some cells (int64), from those of all; dense rows are copied once.
+
+    The basis, float64[:, ::1] of shape (n_some, rank), must span these rows of the basis of
+    `scores`, so that nothing the first projection took out is missed, and be no wider.
+    """
+    if isinstance(scores, SparseScores):
+        import scipy.sparse as sp
+
+        shape = (scores.n_cells, scores.projection.shape[1])
+        outcome = sp.csr_matrix((scores.data, scores.indices, scores.indptr), shape=shape)
+        return score(outcome[cells], basis)
+    rows = scores.rows[cells]
+    k, end = scores.n_features, scores.n_features + basis.shape[1]
+    residual = rows[:, :k]
+    whole = _squares(residual)
+    for _ in range(2):
+        _take_out(residual, basis, basis.T @ residual)
+    rows[:, np.flatnonzero(_squares(residual) <= _CONSTANT * whole)] = 0.0
+    rows[:, k:end] = basis
+    rows[:, end:] = 0.0
+    return DenseScores(rows, k, basis.shape[1])
+
+
+def residual_squares(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Residual sums of squares, and the sums whose rounding they share.
+
+    Both float64, shape (n_features,). Dense scores hold the residual, so the two are the same;
+    where it is taken after summing (sparse), the second are those of the outcome.
+    """
+    if isinstance(scores, DenseScores):
+        left = _squares(scores.rows[:, : scores.n_features])
+        return left, left
+    whole = np.bincount(scores.indices, scores.data**2, minlength=scores.n_features)
+    return np.maximum(whole - np.sum(scores.projection**2, axis=0), 0.0), whole
+
+
+def _pieces(n_cells: int) -> list[slice]:
+    return [slice(first, first + _PIECE) for first in range(0, n_cells, _PIECE)]
+
+
+def _take_out(residual: np.ndarray, basis: np.ndarray, weights: np.ndarray) -> None:
+    for piece in _pieces(len(residual)):
+        residual[piece] -= basis[piece] @ weights
+
+
+def _squares(columns: np.ndarray) -> np.ndarray:
+    return np.einsum("ik,ik->k", columns, columns)
 
 
 def coefficients(scores: Scores, sums: SetSums) -> np.ndarray:
