@@ -8,6 +8,7 @@ CONDRAND_DATA ?= ../shared/data
 # A relative path has no spaces, and `python -m` needs no script whose #! line would.
 PY := .venv/bin/python
 CACHE := $(CURDIR)/.cache
+PEERS := .cache/peers
 
 # pip and uv read the user's own settings (mirrors, certificates) there; everything else writes.
 ifeq ($(origin CONDRAND_USER_CONFIG), undefined)
@@ -44,7 +45,7 @@ REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.htm
 LAUNCH = $(PY) scripts/launch.py $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run run-arguments test test-slow benchmark lint lock clean folders python FORCE
+.PHONY: help env demo run run-arguments test test-slow benchmark benchmark-dex benchmark-out-of-core peers lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -82,6 +83,12 @@ test-slow: env ## Run the tests marked slow
 benchmark: env ## Time the crt engine against the plain recipe, on one simulated file
 	@$(PY) tests/benchmarks/crt.py
 
+benchmark-dex: env peers ## Time the dex engine against illico, pdex and scanpy, on the same files
+	@$(PY) tests/benchmarks/dex.py
+
+benchmark-out-of-core: env ## Run the dex engine on a screen larger than its jobs' memory
+	@$(PY) tests/benchmarks/dex_out_of_core.py
+
 lint: env ## Check style: ruff, snakefmt, snakemake --lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -98,6 +105,20 @@ clean: ## Remove .venv and caches, never results
 
 folders:
 	@mkdir -p "$(TMPDIR)" "$(MPLCONFIGDIR)" "$(XDG_CACHE_HOME)" "$(XDG_CONFIG_HOME)" "$(XDG_DATA_HOME)"
+
+# An environment of their own, made anew when the list of what belongs into it changes. pip of
+# Python 3.11 cannot read a dependency group.
+peers: env
+	@mkdir -p $(PEERS)
+	@$(PY) tests/benchmarks/dex.py --peers-wanted > $(PEERS)/wanted.txt
+	@if ! cmp -s $(PEERS)/wanted.txt $(PEERS)/installed.txt || [ ! -x $(PEERS)/venv/bin/python ]; then \
+		echo "Making the peers' environment (a minute or two, once)"; \
+		rm -f $(PEERS)/installed.txt; \
+		$(PY) -m venv --clear $(PEERS)/venv && \
+		$(FOR_PIP) $(PEERS)/venv/bin/python -m pip install --quiet --no-compile -r $(PEERS)/wanted.txt && \
+		{ $(PEERS)/venv/bin/python -m compileall -qq -j 0 $(PEERS)/venv/lib || true; } && \
+		mv $(PEERS)/wanted.txt $(PEERS)/installed.txt; \
+	fi
 
 # Called by the recipes that need it, not named as their prerequisite: a .venv that is there works
 # without the interpreter's usual name.

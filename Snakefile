@@ -1,6 +1,6 @@
 # results/{screen}/screen.h5ad                                     the input, checked; targets.tsv beside it
 # results/{screen}/{analysis}/outcome.h5ad                         what every batch shares
-# results/{screen}/{analysis}/batch-{batch}/propensity.h5
+# results/{screen}/{analysis}/batch-{batch}/propensity.h5           (crt)
 # results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5       the unit of failure and rerun
 # results/{screen}/{analysis}/batch-{batch}.parquet                a merged batch
 # results/{screen}/{analysis}/effects.parquet                      the results; plots/ beside it
@@ -29,6 +29,7 @@ include: "workflow/rules/simulate.smk"
 include: "workflow/rules/load.smk"
 include: "workflow/rules/normalize.smk"
 include: "workflow/rules/crt.smk"
+include: "workflow/rules/dex.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/plots.smk"
 

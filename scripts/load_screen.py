@@ -10,11 +10,8 @@ load_screen(
     path=snakemake.input.screen,
     settings=snakemake.params.settings,
     outcomes=snakemake.params.outcomes,
-    wanted=snakemake.params.targets,
-    needs_controls=snakemake.params.needs_controls,
+    needs=snakemake.params.needs,
     n_batches=snakemake.params.n_batches,
     screen=snakemake.output.screen,
     targets=snakemake.output.targets,
-    batch_keys=snakemake.params.batch_keys,
-    needs_ntc_cells=snakemake.params.needs_ntc_cells,
 )

@@ -8,7 +8,6 @@ from condrand.merge import merge_analysis
 
 merge_analysis(
     batches=snakemake.input.batches,
-    null_counts=snakemake.input.null_counts,
     outcome=snakemake.input.outcome,
     p_floor=snakemake.params.p_floor,
     written=dict(snakemake.output.items()),

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 import yaml
 
-from condrand.config import batch_key_of, complete_config, outcomes_of
+from condrand.config import complete_config, needs_of, outcomes_of
 from condrand.screen import load_screen
 
 ROOT = Path(__file__).parents[1]
@@ -97,12 +97,14 @@ def schema() -> dict[str, Any]:
 
 @pytest.fixture
 def complete(schema: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """Complete a configuration of one screen `s` and one analysis `crt`, given their keys."""
+    """Complete a configuration of one screen `s` and one analysis, named as its engine."""
 
-    def make(screen: dict[str, Any] | None = None, **analysis: Any) -> dict[str, Any]:
+    def make(
+        screen: dict[str, Any] | None = None, engine: str = "crt", **analysis: Any
+    ) -> dict[str, Any]:
         config = {
             "screens": {"s": {"path": "mine.h5ad", **(screen or {})}},
-            "analyses": {"crt": {"engine": "crt", **analysis}},
+            "analyses": {engine: {"engine": engine, **analysis}},
         }
         return complete_config(config, schema, "config.yaml")
 
@@ -117,19 +119,15 @@ def load(tmp_path: Path, complete: Callable[..., dict[str, Any]]) -> Callable[..
         path: Path, screen: dict[str, Any] | None = None, folder: str = "out", **analysis: Any
     ) -> Path:
         config = complete(screen, **analysis)
-        crt = config["analyses"]["crt"]
         out = tmp_path / folder
         load_screen(
             path,
             config["screens"]["s"],
             outcomes_of(config, "s"),
-            crt["targets"],
-            crt["controls"] != "none",
+            needs_of(config, "s"),
             config["scatter"]["batches"],
             out / "screen.h5ad",
             out / "targets.tsv",
-            [key for key in [batch_key_of(crt)] if key],
-            crt["control"] == "ntc",
         )
         return out
 

@@ -99,6 +99,11 @@ def check_files(config: dict[str, Any], source: str, screens: Iterable[str]) -> 
     problems.report()
 
 
+def is_zarr(path: str | Path) -> bool:
+    """Whether a folder is a Zarr group."""
+    return any((Path(path) / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
 def analyses_of(config: dict[str, Any]) -> list[tuple[str, str]]:
     """Every (screen, analysis) pair of a complete configuration, in its order."""
     return [
@@ -119,8 +124,49 @@ def outcomes_of(config: dict[str, Any], screen: str) -> list[dict[str, Any]]:
     return [outcomes[key] for key in sorted(outcomes)]
 
 
+def needs_of(config: dict[str, Any], screen: str) -> dict[str, Any]:
+    """What the analyses of a screen need of its file, beside their outcomes.
+
+    Returns
+    -------
+    dict
+        ``guides``, ``covariates``: whether guide calls and covariates are read. ``targets``: those
+        that any analysis takes from the guides, or "all". ``controls``, ``ntc_cells``: whether a
+        screen without NTC guides, or without cells that carry them alone, is an error.
+        ``batch_keys``: columns of batches. ``groupings``: columns of groups, and the groups that
+        must be there.
+    """
+    analyses = [
+        config["analyses"][name] for of_screen, name in analyses_of(config) if of_screen == screen
+    ]
+    crt = [analysis for analysis in analyses if analysis["engine"] == "crt"]
+    dex = [analysis for analysis in analyses if analysis["engine"] == "dex"]
+    by_guides = crt + [analysis for analysis in dex if analysis["groupby"] is None]
+    wanted = [analysis["targets"] for analysis in by_guides]
+    wanted += [[a["control_group"]] for a in by_guides if a.get("control_group") is not None]
+    # Of controls that are sampled group by group, all groups must be known.
+    sampled = [a for a in by_guides if a.get("max_records")]
+    wanted += ["all" for a in sampled if a["control"] in ("rest", "perturbed")]
+    keys = ("groupby", "targets", "control", "control_group")
+    groupings = {
+        str(grouping): grouping
+        for grouping in ({key: a[key] for key in keys} for a in dex if a["groupby"] is not None)
+    }
+    return {
+        "guides": bool(by_guides),
+        "covariates": bool(crt),
+        "targets": "all" if "all" in wanted else sorted({t for those in wanted for t in those}),
+        "controls": any(
+            a["controls"] != "none" or a.get("null_method") == "ntc_empirical" for a in by_guides
+        ),
+        "ntc_cells": any(a["control"] == "ntc" for a in by_guides),
+        "batch_keys": sorted({batch_key_of(analysis) for analysis in crt} - {None}),
+        "groupings": [groupings[key] for key in sorted(groupings)],
+    }
+
+
 def batch_key_of(analysis: dict[str, Any]) -> str | None:
-    """The batch column that an analysis needs, or none."""
+    """The batch column that a crt analysis needs, or none."""
     if analysis["null_method"] == "ntc_empirical":
         needed = analysis["ntc_empirical"]["batch_mode"] == "meta"
     else:
@@ -130,7 +176,7 @@ def batch_key_of(analysis: dict[str, Any]) -> str | None:
 
 
 def normalize_settings(analysis: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of the normalize stage, from an analysis."""
+    """Parameters of the normalize stage, from a crt analysis."""
     by_burden = analysis["sampler"] == "stratified_perm"
     by_burden = by_burden and analysis["stratify"]["stratify_by_burden"]
     is_crt = analysis["null_method"] == "crt"
@@ -353,8 +399,8 @@ def _check_path(where: str, path: str, problems: Problems) -> None:
             f"{path!r} names the unset variable {listed(left)}",
             "set it in the environment, or write the path out.",
         )
-    elif file.is_dir():
-        problems.add(where, f"{path!r} is a folder", "name the .h5ad file.")
+    elif file.is_dir() and not is_zarr(file):
+        problems.add(where, f"{path!r} is a folder", "name the .h5ad file, or a Zarr folder.")
 
 
 def _check_analysis(
@@ -367,15 +413,36 @@ def _check_analysis(
                 f"{screen!r} is no screen",
                 _choices(screen, screens, "screen"),
             )
-    _check_null(where, analysis, problems)
-    low, high = analysis["stratify"]["burden_clip_quantiles"]
+    if analysis["engine"] == "crt":
+        _check_null(where, analysis, problems)
+        _check_strata(where, analysis["stratify"], problems)
+    else:
+        _check_groups(where, analysis, problems)
+    _check_targets(where, analysis["targets"], problems)
+    zarr = [
+        name
+        for name in analysis.get("screens", screens)
+        if analysis["write_h5ad"] and is_zarr(screens.get(name, {}).get("path", ""))
+    ]
+    if zarr:
+        problems.add(
+            f"{where}.write_h5ad",
+            f"copies an .h5ad file, and {listed(zarr)} is a Zarr folder",
+            "leave it out, or write the screen as .h5ad.",
+        )
+
+
+def _check_strata(where: str, stratify: dict[str, Any], problems: Problems) -> None:
+    low, high = stratify["burden_clip_quantiles"]
     if low >= high:
         problems.add(
             f"{where}.stratify.burden_clip_quantiles",
             f"is [{low}, {high}]",
             "give the lower quantile first.",
         )
-    targets = analysis["targets"]
+
+
+def _check_targets(where: str, targets: list[str] | str, problems: Problems) -> None:
     if targets == "all":
         return
     twice = sorted({name for name in targets if targets.count(name) > 1})
@@ -385,6 +452,26 @@ def _check_analysis(
         problems.add(
             f"{where}.targets", "holds 'all' in a list", "write `targets: all`, or names alone."
         )
+
+
+def _check_groups(where: str, analysis: dict[str, Any], problems: Problems) -> None:
+    """What the groups of cells of a dex analysis are compared with."""
+    control, name = analysis["control"], analysis["control_group"]
+    if control == "group" and name is None:
+        problems.add(f"{where}.control_group", "is missing", "name the group of control cells.")
+    elif control != "group" and name is not None:
+        problems.add(
+            f"{where}.control_group",
+            f"is {name!r}, and control is {control!r}",
+            "write `control: group`, or leave control_group out.",
+        )
+    elif name is not None and analysis["targets"] != "all" and name in analysis["targets"]:
+        problems.add(
+            f"{where}.targets", f"name the control group {name!r}", "leave it out of the targets."
+        )
+    if analysis["groupby"] is not None:
+        # A column of obs names no guides that could be taken for targets.
+        analysis["controls"] = "none"
 
 
 def _check_null(where: str, analysis: dict[str, Any], problems: Problems) -> None:

@@ -1,6 +1,7 @@
 """False discovery rate."""
 
 import numpy as np
+import pandas as pd
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
@@ -29,4 +30,28 @@ def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
     m = order.size
     scaled = p_values[order] * (m / np.arange(1, m + 1))
     adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return adjusted
+
+
+def fdr_per_target(p_values: pd.Series, targets: pd.Series) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p values, the tests of each target by themselves.
+
+    Parameters
+    ----------
+    p_values : float64 Series, shape (n_tests,)
+        NaN for a test that was not made.
+    targets : Series of str, shape (n_tests,)
+        Rows of a target may lie anywhere.
+
+    Returns
+    -------
+    float64, shape (n_tests,)
+    """
+    adjusted = np.empty(len(p_values))
+    codes, names = pd.factorize(targets)
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+    values = p_values.to_numpy()
+    for rows in np.split(order, ends[:-1]):
+        adjusted[rows] = benjamini_hochberg(values[rows])
     return adjusted

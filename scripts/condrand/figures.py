@@ -4,16 +4,31 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from condrand.io.figures import save_figure
+from condrand.io.figures import save_figure, save_pages
 from condrand.io.outcome import read_header
-from condrand.io.tables import read_parquet, read_tsv
+from condrand.io.tables import read_parquet, read_tsv, write_tsv
+from condrand.plots.by_target import md_by_target, target_pages, volcano_by_target
+from condrand.plots.heatmap import dotplot, heatmap
 from condrand.plots.p_histogram import p_histogram
+from condrand.plots.points import heading
 from condrand.plots.qq import qq
 from condrand.plots.qq_crossfit import qq_crossfit
 from condrand.plots.qq_diagnostics import qq_by_feature, qq_diagnostics
+from condrand.plots.ranking import ranking
 from condrand.plots.residuals import residual_trends
 from condrand.plots.volcano import volcano, volcano_by_feature
+from condrand.ranking import ranked_targets
 
+# What figures of effects, and of targets, show of a table that may have 1e8 rows.
+_OF_EFFECTS = [
+    *("screen", "analysis", "target", "feature", "effect", "effect_scale", "p_value"),
+    *("neg_log10_p", "fdr", "p_source", "log2_fold_change", "note"),
+]
+_OF_TARGETS = [
+    *_OF_EFFECTS,
+    *("n_target", "n_control", "fdr_target", "target_mean", "control_mean"),
+    *("target_fraction", "control_fraction"),
+]
 _CROSSFIT_KINDS = ("target", "holdout")
 _CROSSFIT_PROGRAMS = 5
 
@@ -32,7 +47,7 @@ def draw_effects(
     figures : dict of str to str
         Files to write, named ``{figure}_png`` and ``{figure}_svg``.
     """
-    table, null = read_parquet(effects), read_parquet(controls)
+    table, null = read_parquet(effects, _OF_EFFECTS), read_parquet(controls, _OF_EFFECTS)
     drawn = {
         "qq": qq(table, null),
         "volcano": volcano(table, fdr=fdr),
@@ -40,6 +55,33 @@ def draw_effects(
         "p_histogram": p_histogram(table, null),
     }
     _save(drawn, figures)
+
+
+def draw_targets(effects: str | Path, fdr: float, figures: dict[str, str]) -> None:
+    """Step of rule plot_targets: every target by itself, and targets beside each other.
+
+    Parameters
+    ----------
+    effects : str or pathlib.Path
+        Table of the dex engine.
+    fdr : float
+        Threshold of a discovery.
+    figures : dict of str to str
+        Files to write, named ``{figure}_png`` and ``{figure}_svg``, ``targets_pdf`` and
+        ``ranked``, a table.
+    """
+    table = read_parquet(effects, _OF_TARGETS)
+    ranked = ranked_targets(table, fdr)
+    write_tsv(ranked, figures["ranked"])
+    drawn = {
+        "volcano_by_target": volcano_by_target(table, ranked, fdr=fdr),
+        "md_by_target": md_by_target(table, ranked, fdr=fdr),
+        "heatmap": heatmap(table, ranked, fdr=fdr),
+        "dotplot": dotplot(table, ranked, fdr=fdr),
+        "ranking": ranking(ranked, fdr=fdr, title=heading(table)),
+    }
+    _save(drawn, figures)
+    save_pages(target_pages(table, ranked, fdr=fdr), figures["targets_pdf"])
 
 
 def draw_diagnostics(

@@ -1,5 +1,6 @@
 """Guides that each cell carries: the screen's MOI, its NTC cells, and the burden of a cell."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,3 +80,27 @@ class GuideCounts:
             both = np.log1p(self.total)
             return both, both
         return np.log1p(self.n_guides), np.log1p(self.n_ntc_guides)
+
+
+def targets_per_cell(
+    carried: "sp.spmatrix", targets: Sequence[str], ntc_labels: Iterable[str]
+) -> np.ndarray:
+    """Targets whose guides each cell carries, all NTC labels taken for one of them.
+
+    Parameters
+    ----------
+    carried : sparse bool, shape (n_cells, n_guides)
+    targets : sequence of str, shape (n_guides,)
+        Of each guide.
+    ntc_labels : iterable of str
+
+    Returns
+    -------
+    int64, shape (n_cells,)
+    """
+    labels = set(ntc_labels)
+    of_guide = ["" if target in labels else target for target in targets]
+    code = np.unique(np.array(of_guide, dtype=object).astype(str), return_inverse=True)[1]
+    coo = carried.tocoo()
+    pairs = np.unique(coo.row.astype(np.int64) * (code.size + 1) + code[coo.col])
+    return np.bincount(pairs // (code.size + 1), minlength=carried.shape[0])

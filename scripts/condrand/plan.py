@@ -14,6 +14,11 @@ from pathlib import Path
 # second-level cache for up to about a hundred features.
 BLOCK = 1024
 
+# Features that are stored, read and tested together where cells are compared gene by gene; no
+# number depends on it. Wide enough that a cell's row pointer is small beside its values, narrow
+# enough that a block of ten million cells fits in a job.
+FEATURES_PER_BLOCK = 512
+
 _MB = 2**20
 
 
@@ -39,10 +44,19 @@ def blocks_of_shard(resamples: int, n_shards: int, shard: int) -> tuple[int, int
     ValueError
         If there is no such shard.
     """
+    return run_of_shard(n_blocks(resamples), n_shards, shard)
+
+
+def run_of_shard(blocks: int, n_shards: int, shard: int) -> tuple[int, int]:
+    """As :func:`blocks_of_shard`, of so many blocks of whatever kind."""
     if not 0 <= shard < n_shards:
         raise ValueError(f"shard {shard} is not one of {n_shards}")
-    blocks = n_blocks(resamples)
     return blocks * shard // n_shards, blocks * (shard + 1) // n_shards
+
+
+def n_feature_blocks(n_features: int) -> int:
+    """Blocks that hold `n_features` features: at least one."""
+    return max(1, math.ceil(n_features / FEATURES_PER_BLOCK))
 
 
 def resamples_of_block(resamples: int, block: int) -> int:
@@ -99,8 +113,16 @@ def _loads(targets: str, _mtime_ns: int) -> dict[int, tuple[int, int]]:
 
 
 def read_mb(path: str | Path) -> int:
-    """Size of a file in MiB, rounded up."""
-    return math.ceil(Path(path).stat().st_size / _MB)
+    """Size of a file, or of all files in a folder, in MiB, rounded up."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return math.ceil(sum(file.stat().st_size for file in files) / _MB)
+
+
+def blocks_mb(blocks: str | Path) -> list[float]:
+    """Sizes of the blocks of features, MiB, from ``blocks.tsv``."""
+    with open(blocks, newline="") as lines:
+        return [float(row["mb"]) for row in csv.DictReader(lines, delimiter="\t")]
 
 
 def load_mem_mb(input_mb: float) -> int:
@@ -162,3 +184,16 @@ def shard_runtime_min(
 def propensity_runtime_min(outcome_mb: float, n_units: int) -> int:
     """Wall time of a propensity job, minutes: ten Newton passes per unit, margin of four."""
     return max(5, math.ceil(4 * n_units * 10 * outcome_mb / 2000 / 60))
+
+
+def dex_shard_mem_mb(blocks_mb: list[float]) -> int:
+    """Memory of a shard of comparisons, MiB: a block of features at a time, and its tables."""
+    return int(600 + 5 * max(blocks_mb))
+
+
+def dex_shard_runtime_min(blocks_mb: list[float], n_shards: int) -> int:
+    """Wall time of a shard of comparisons, minutes, with a margin of four.
+
+    A block is read at some 100 MiB/s from a busy disk, and its values are looked up faster.
+    """
+    return 5 + math.ceil(4 * sum(blocks_mb) / n_shards / 100 / 60)

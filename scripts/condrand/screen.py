@@ -5,7 +5,7 @@ trust what :func:`load_screen` wrote.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.errors import Problems, quoted
-from condrand.guide_counts import GuideCounts
+from condrand.guide_counts import GuideCounts, targets_per_cell
 from condrand.inputs.covariates import read_batch, read_covariates
 from condrand.inputs.elements import texts
+from condrand.inputs.groups import read_groupings
 from condrand.inputs.guides import Guides, read_guides, wanted_units
 from condrand.inputs.outcome import copy_outcome
 from condrand.io.atomic import replacing
@@ -58,36 +59,27 @@ def load_screen(
     path: str | Path,
     settings: Mapping[str, Any],
     outcomes: list[Mapping[str, Any]],
-    wanted: list[str] | str,
-    needs_controls: bool,
+    needs: Mapping[str, Any],
     n_batches: int,
     screen: str | Path,
     targets: str | Path,
-    batch_keys: Sequence[str] = (),
-    needs_ntc_cells: bool = False,
 ) -> None:
-    """Check a user's .h5ad and write what the analyses need of it.
+    """Check a user's file and write what the analyses need of it.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        The user's file, opened for reading only.
+        The user's .h5ad or Zarr, opened for reading only.
     settings : mapping
         The screen's section of the complete configuration.
     outcomes : list of mapping
         The outcome sections of the analyses of this screen.
-    wanted : list of str or "all"
-        Targets that any analysis tests.
-    needs_controls : bool
-        Whether any analysis tests NTC guides, so that a screen without any is an error.
+    needs : mapping
+        What else the analyses need: see :func:`condrand.config.needs_of`.
     n_batches : int
         Batches the units are dealt to.
     screen, targets : str or pathlib.Path
         Files to write: the screen as .h5ad and the table of its units.
-    batch_keys : sequence of str
-        Columns of the covariates or of obs that analyses take for the batch.
-    needs_ntc_cells : bool
-        Whether an analysis compares with NTC cells, so that a screen without any is an error.
 
     Raises
     ------
@@ -95,15 +87,23 @@ def load_screen(
         Listing everything that is wrong with the file. Nothing is written then.
     """
     problems = Problems(str(path))
+    labels = settings["ntc_labels"]
     with open_h5ad(path) as file:
         cells = _cell_names(file, problems)
         log.info("%s: %d cells", path, len(cells))
-        guides = read_guides(file, settings, cells, problems)
-        chosen = guides and wanted_units(guides, settings, wanted, needs_controls, problems)
-        covariates, threshold = read_covariates(file, settings["covariates"], cells, problems)
-        batches = {key: read_batch(file, key, covariates, cells, problems) for key in batch_keys}
+        guides = read_guides(file, settings, cells, problems) if needs["guides"] else None
+        chosen: list[tuple[str, str, list[str]]] = []
+        if guides:
+            chosen = wanted_units(guides, settings, needs, problems)
+        covariates, threshold = None, None
+        if needs["covariates"]:
+            covariates, threshold = read_covariates(file, settings["covariates"], cells, problems)
+        batches = {
+            key: read_batch(file, key, covariates, cells, problems) for key in needs["batch_keys"]
+        }
+        groupings = read_groupings(file, needs["groupings"], labels, cells, problems)
         if guides and guides.carried is not None:
-            _check_counts(guides, settings, needs_ntc_cells, problems)
+            counts = _counts(guides, settings, needs, problems)
         with (
             replacing(screen) as temporary,
             new_anndata(temporary, cells, pd.Index([])) as out,
@@ -111,17 +111,23 @@ def load_screen(
             for outcome in outcomes:
                 copy_outcome(file, outcome, settings, cells, out, problems)
             problems.report()
-            column = {guide: i for i, guide in enumerate(guides.names)}
-            units = [_unit(guides.carried, column, *which) for which in chosen]
-            write_element(out["obsm"], "covariates", covariates)
-            if threshold is not None:
-                write_element(out["uns"], "numeric_as_category_threshold", threshold)
-            write_element(out["uns"], "burden", bool(settings["covariates"]["burden"]))
-            for key, (codes, levels) in batches.items():
-                write_element(out["obsm"], f"batch.{key}", codes[:, None])
-                write_element(out["uns"], f"levels.batch.{key}", levels)
-            _write_guides(out, guides, settings["ntc_labels"])
-            _write_units(out, units, len(cells))
+            units = []
+            if guides:
+                column = {guide: i for i, guide in enumerate(guides.names)}
+                units = [_unit(guides.carried, column, *which) for which in chosen]
+                _write_guides(out, guides, counts, labels)
+                _write_units(out, units, len(cells))
+            if needs["covariates"]:
+                write_element(out["obsm"], "covariates", covariates)
+                if threshold is not None:
+                    write_element(out["uns"], "numeric_as_category_threshold", threshold)
+                write_element(out["uns"], "burden", bool(settings["covariates"]["burden"]))
+            coded = {f"batch.{key}": of_cells for key, of_cells in batches.items()}
+            coded |= {f"groups.{key}": of_cells for key, of_cells in groupings.items()}
+            for key, (codes, levels) in coded.items():
+                write_element(out["obsm"], key, codes[:, None])
+                write_element(out["uns"], f"levels.{key}", levels)
+            write_element(out["uns"], "ntc_labels", np.array(labels, dtype=object))
     table = targets_table(units, len(cells), n_batches)
     skipped = table[table["status"] != "kept"]
     for row in skipped.itertuples():
@@ -183,37 +189,41 @@ def _unit(
     return Unit(name, kind, members, np.unique(columns.indices).astype(np.int64))
 
 
-def _counts(guides: Guides, ntc_labels: list[str]) -> GuideCounts:
+def _counts(
+    guides: Guides, settings: Mapping[str, Any], needs: Mapping[str, Any], problems: Problems
+) -> GuideCounts:
+    """Guides of each cell, and whether there are NTC cells, and a burden, where asked for."""
+    ntc_labels = settings["ntc_labels"]
     is_ntc = np.array([guides.target_of.get(name) in ntc_labels for name in guides.names])
-    return GuideCounts.of(guides.carried, is_ntc)
-
-
-def _check_counts(
-    guides: Guides, settings: Mapping[str, Any], needs_ntc_cells: bool, problems: Problems
-) -> None:
-    """Whether there are NTC cells, and a burden, where they are asked for."""
-    counts = _counts(guides, settings["ntc_labels"])
+    counts = GuideCounts.of(guides.carried, is_ntc)
     key = settings["guide_assignment"]
-    if needs_ntc_cells and not counts.is_ntc_cell.any():
+    if needs["ntc_cells"] and not counts.is_ntc_cell.any():
         problems.add(
             key,
             "no cell carries NTC guides and no others, so `control: ntc` has none to compare with",
-            "use `control: complement`, or correct `ntc_labels` of the screen.",
+            "use `control: complement` (dex: `control: rest`), or correct `ntc_labels` of the "
+            "screen.",
         )
     total = counts.total
-    if settings["covariates"]["burden"] and total.min() == total.max():
+    needs_burden = needs["covariates"] and settings["covariates"]["burden"]
+    if needs_burden and total.min() == total.max():
         problems.add(
             key,
             f"every cell carries {total[0]} guides, so there is no burden to adjust for",
             "leave `covariates.burden` out.",
         )
+    return counts
 
 
-def _write_guides(out: h5py.File, guides: Guides, ntc_labels: list[str]) -> None:
+def _write_guides(
+    out: h5py.File, guides: Guides, counts: GuideCounts, ntc_labels: list[str]
+) -> None:
     """What control cells, the burden and NTC groups need to know of the guides."""
-    counts = _counts(guides, ntc_labels)
     write_element(out["obsm"], "n_guides", counts.n_guides[:, None])
     write_element(out["obsm"], "n_ntc_guides", counts.n_ntc_guides[:, None])
+    of_guide = [guides.target_of[name] for name in guides.names]
+    n_targets = targets_per_cell(guides.carried, of_guide, ntc_labels)
+    write_element(out["obsm"], "n_targets", n_targets[:, None])
     table = pd.DataFrame(
         {
             "name": guides.names,

@@ -2,7 +2,10 @@
 
 import csv
 import io
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+
+from condrand.errors import Problems, nearest, quoted
 
 TARGET, NTC_GUIDE, NTC_GROUP = "target", "ntc_guide", "ntc_group"
 
@@ -26,6 +29,26 @@ def split_guides(text: str) -> list[str]:
     return next(csv.reader(io.StringIO(text, newline="")), [])
 
 
+def refuse_strangers(key: str, names: Iterable[str], targets: Collection[str]) -> None:
+    """Refuse targets that a stored screen lacks: another analysis may have asked for all.
+
+    Raises
+    ------
+    InputError
+        Listing them.
+    """
+    problems = Problems("the screen")
+    strangers = [name for name in names if name not in targets]
+    if strangers:
+        hints = "".join(f"{n}: {close}" for n in strangers if (close := nearest(n, targets)))
+        problems.add(
+            key,
+            f"{len(strangers)} have no guide in this screen: {quoted(strangers, len(strangers))}",
+            f"correct the names. {hints}The targets there are: {quoted(sorted(targets), 10)}.",
+        )
+    problems.report()
+
+
 def units_of_batch(
     tables: list[str | Path], batch: int, wanted: list[str] | str, controls: str
 ) -> list[tuple[str, str, list[str]]]:
@@ -40,22 +63,31 @@ def units_of_batch(
         Targets of the analysis.
     controls : {"groups", "guides", "none"}
         Which NTC guides are tested as pseudo-targets: in groups and one by one, one by one, none.
+
+    Raises
+    ------
+    InputError
+        If the tables lack a target.
     """
+    rows = list(_rows(tables))
+    targets = {name for kind, name, _, _ in rows if kind == TARGET}
+    refuse_strangers("targets", [] if wanted == "all" else wanted, targets)
+    return [
+        (kind, name, guides)
+        for kind, name, guides, of_batch in rows
+        if of_batch == batch
+        and (kind in CONTROLS[controls] if kind != TARGET else wanted == "all" or name in wanted)
+    ]
 
-    def is_tested(row: dict[str, str]) -> bool:
-        if row["batch"] != str(batch):
-            return False
-        if row["kind"] == TARGET:
-            return wanted == "all" or row["target"] in wanted
-        return row["kind"] in CONTROLS[controls]
 
-    units = []
+def read_units(tables: list[str | Path]) -> list[tuple[str, str, list[str]]]:
+    """Kind, name and guides of all units of some tables."""
+    return [(kind, name, guides) for kind, name, guides, _ in _rows(tables)]
+
+
+def _rows(tables: list[str | Path]) -> Iterator[tuple[str, str, list[str], int]]:
     for path in tables:
         with open(path, newline="") as lines:
-            rows = csv.DictReader(lines, delimiter="\t")
-            units += [
-                (row["kind"], row["target"], split_guides(row["guides"]))
-                for row in rows
-                if is_tested(row)
-            ]
-    return units
+            for row in csv.DictReader(lines, delimiter="\t"):
+                guides = split_guides(row["guides"])
+                yield row["kind"], row["target"], guides, int(row["batch"])

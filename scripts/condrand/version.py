@@ -13,13 +13,16 @@ __version__ = "0.1.0"
 # line to CHANGELOG.md ("Numbers that change") and renew the golden digest in the same commit.
 RESULTS_VERSION = {
     "simulate": 1,
-    "load": 2,
+    "load": 3,
+    "ntc_groups": 1,
     "normalize": 2,
-    "crt_groups": 1,
     "crt_propensity": 2,
     "crt_shard": 2,
     "crt_merge": 2,
     "crt_ntc_null": 1,
+    "dex_groups": 1,
+    "dex_shard": 1,
+    "dex_merge": 1,
     "merge": 2,
     "plots": 2,
 }

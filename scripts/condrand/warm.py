@@ -8,12 +8,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from condrand.covariates import orthonormal_basis, standardize
-from condrand.engines import crt
+from condrand.engines import crt, dex
 from condrand.io.outcome import Outcome
 from condrand.io.tables import write_text
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY
 from condrand.statistics import ols
+from condrand.twosample.control import ControlTables
+from condrand.twosample.rows import Facts
 from condrand.version import kernel_sources_digest
 
 log = logging.getLogger(__name__)
@@ -43,5 +45,12 @@ def warm(stamp: str | Path) -> None:
             choice = {"sampler": sampler, "stratify": STRATIFY}
             batch = crt.prepare(shared, ["target"], ["A"], cells, **choice)
             crt.resample(shared, batch, range(1), resamples=19, seed=0, **choice)
+    for dtype in (np.float32, np.float64, np.int32):
+        counts = random.poisson(1.0, (n_cells, 3)).astype(dtype)
+        for rows in (counts, sp.csr_matrix(counts)):
+            totals = Facts.of(rows, np.arange(n_cells)).totals + 1.0
+            for library in (totals, None):
+                control = ControlTables.of(rows, library, counts=library is None)
+                dex.sums(control, rows, np.array([0, n_cells]), np.array([True]), library)
     log.info("kernels ready after %.1f s", time.monotonic() - began)
     write_text(kernel_sources_digest() + "\n", stamp)

@@ -37,7 +37,7 @@ from anndata.io import read_elem  # noqa: E402
 from scipy import stats  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 
-from condrand.config import complete_config, outcomes_of  # noqa: E402
+from condrand.config import complete_config, needs_of, outcomes_of  # noqa: E402
 from condrand.engines import crt_steps  # noqa: E402
 from condrand.io.outcome import read_outcome, read_treated  # noqa: E402
 from condrand.normalize import normalize  # noqa: E402
@@ -109,7 +109,8 @@ def make_input(folder, n_cells, n_programs, n_covariates):
     settings = config["screens"]["s"]
     targets = folder / "targets.tsv"
     outcomes = outcomes_of(config, "s")
-    load_screen(path, settings, outcomes, "all", True, 1, screen, targets, ["batch"])
+    needs = {**needs_of(config, "s"), "batch_keys": ["batch"]}
+    load_screen(path, settings, outcomes, needs, 1, screen, targets)
     section = config["analyses"]["crt"]["outcome"]
     normalize(screen, outcome, section, batch_key="batch", by_burden=True)
     return screen, outcome

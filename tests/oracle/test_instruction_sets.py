@@ -10,8 +10,8 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
-# Dense and sparse scores, both samplers, all statistics: every kernel of the engine, and a
-# digest of every array that comes out.
+# Dense and sparse scores, both samplers, all statistics; sums of counts, of divided and of logged
+# values: every kernel of the engines, and a digest of every array that comes out.
 DIGEST = """
 import hashlib, sys
 import numpy as np
@@ -54,6 +54,22 @@ for outcome in (values, sp.csr_matrix(np.where(values > 0.7, values, 0.0))):
         arrays += [batch.centre, batch.scale, *NullSummary.stacked(summaries, 11).values(), counts]
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
+
+from condrand.engines import dex
+from condrand.twosample.control import ControlTables
+from condrand.twosample.rows import Facts, Scaling
+
+counts = random.negative_binomial(0.5, 0.1, (n, 11))
+ptr = np.array([0, 90, 90, 91, 600])
+for dtype in (np.float32, np.float64, np.int32):
+    for rows in (counts.astype(dtype), sp.csr_matrix(counts.astype(dtype))):
+        totals = Facts.of(rows, np.arange(n)).totals + 1.0
+        for library, measure in [(totals, "log1p"), (None, "log1p"), (None, "logged")]:
+            common = {"counts": measure == "log1p" and library is None}
+            control = ControlTables.of(rows, library, Scaling(measure), **common)
+            sums = dex.sums(control, rows, ptr, np.ones(4, bool), library)
+            for array in sums.as_arrays().values():
+                digest.update(np.ascontiguousarray(array).tobytes())
 print(digest.hexdigest())
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condrand.config import complete_config, outcomes_of
+from condrand.config import complete_config, needs_of, outcomes_of
 from condrand.covariates import orthonormal_basis
 from condrand.engines import crt
 from condrand.io.outcome import Outcome, read_outcome, read_treated
@@ -191,9 +191,8 @@ def simulate(tmp_path_factory, schema) -> Callable[..., Simulated]:
         )
         screen, targets = folder / "screen.h5ad", folder / "targets.tsv"
         outcomes = outcomes_of(config, "s")
-        load_screen(
-            path, config["screens"]["s"], outcomes, "all", True, 1, screen, targets, ["batch"]
-        )
+        needs = {**needs_of(config, "s"), "batch_keys": ["batch"]}
+        load_screen(path, config["screens"]["s"], outcomes, needs, 1, screen, targets)
         return Simulated(folder, config, path)
 
     return make

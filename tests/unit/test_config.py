@@ -14,6 +14,7 @@ from condrand.config import (
     batch_key_of,
     check_files,
     complete_config,
+    needs_of,
     normalize_settings,
     outcomes_of,
 )
@@ -509,6 +510,122 @@ def test_burden_is_a_covariate_if_asked(schema):
         covariates = complete_config(config, schema, SOURCE)["screens"]["mine"]["covariates"]
         assert covariates["burden"] is burden
         assert covariates["key"] == "covar"
+
+
+# Comparisons of groups of cells
+
+
+def with_dex(keys: str) -> str:
+    return GOOD.replace("{engine: crt}", "{engine: dex, " + keys + "}").replace("crt:", "dex:")
+
+
+def dex_of(schema: dict[str, Any], keys: str) -> dict[str, Any]:
+    return complete_config(yaml.safe_load(with_dex(keys)), schema, SOURCE)["analyses"]["dex"]
+
+
+def test_an_analysis_of_engine_dex_has_the_defaults_of_that_engine(schema):
+    analysis = dex_of(schema, "")
+    assert analysis["outcome"] == {
+        "key": "X",
+        "transform": "auto",
+        "library_size": None,
+        "target_sum": 10000,
+    }
+    assert (analysis["control"], analysis["control_group"]) == ("ntc", None)
+    assert (analysis["groupby"], analysis["multiple_guides"]) == (None, "include")
+    assert (analysis["test"], analysis["ties"], analysis["continuity"]) == ("mwu", "exact", True)
+    assert (analysis["geometric_mean"], analysis["pseudocount"]) == (True, 1e-9)
+    assert (analysis["max_records"], analysis["exact_max_cells"]) == (None, 0)
+    assert (analysis["controls"], analysis["targets"]) == ("groups", "all")
+    assert "resamples" not in analysis
+
+
+def test_a_column_of_groups_has_no_guides_that_could_be_controls(schema):
+    assert dex_of(schema, "controls: guides")["controls"] == "guides"
+    assert dex_of(schema, "groupby: gene")["controls"] == "none"
+    assert dex_of(schema, "groupby: gene, controls: guides")["controls"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("control: group", ["dex.control_group: is missing", "name the group"]),
+        (
+            "control_group: A",
+            ["dex.control_group: is 'A', and control is 'ntc'", "`control: group`"],
+        ),
+        (
+            "control: rest, control_group: A",
+            ["control_group: is 'A', and control is 'rest'", "leave control_group out"],
+        ),
+        (
+            "control: group, control_group: A, targets: [B, A]",
+            ["dex.targets: name the control group 'A'", "leave it out"],
+        ),
+        ("targets: [A, B, A]", ["dex.targets: names twice: 'A'"]),
+        ("control: all", ["dex.control: is 'all'", "ntc, rest, perturbed, group"]),
+        ("control: prest", ["dex.control: is 'prest'", "did you mean 'rest'?"]),
+        ("test: t-test", ["dex.test: is 't-test'", "mwu, welch"]),
+        ("groupby: 5", ["dex.groupby: is 5, which is a number"]),
+        ("groupby: ''", ["dex.groupby: ''", "Column of obs"]),
+        ("max_records: 0", ["dex.max_records: 0 is less than the minimum of 1"]),
+        ("pseudocount: 0", ["dex.pseudocount: 0", "minimum of 0"]),
+        ("exact_max_cells: 500", ["dex.exact_max_cells: 500", "maximum of 200"]),
+        ("ties: round", ["dex.ties: is 'round'", "did you mean 'rounded'?"]),
+        ("multiple_guides: drop", ["dex.multiple_guides: is 'drop'", "include, exclude"]),
+        ("outcome: {transform: log}", ["dex.outcome.transform: is 'log'"]),
+        ("outcome: {target_sum: 0}", ["dex.outcome.target_sum: 0"]),
+        ("outcome: {floor_quantile: 0.1}", ["outcome.floor_quantile: is no key"]),
+        ("statistic: ols", ["dex.statistic: is no key", "test"]),
+        ("resamples: 99", ["dex.resamples: is no key of this section"]),
+        ("screens: [mien]", ["dex.screens: 'mien' is no screen"]),
+    ],
+)
+def test_bad_comparison_is_named(refusal, keys, words):
+    says(refusal(with_dex(keys)), "analyses.dex", *words, "1 problem\n")
+
+
+@pytest.mark.parametrize("name", ["a", "l", "al", "all", "ntc", "rest"])
+def test_a_control_group_of_any_name_is_fine_where_all_others_are_tested(schema, name):
+    analysis = dex_of(schema, f"control: group, control_group: {name}")
+    assert analysis["control_group"] == name
+
+
+def test_keys_of_one_engine_are_none_of_the_other(refusal):
+    for key in ("groupby: gene", "test: mwu", "max_records: 5", "pseudocount: 1"):
+        says(refusal(with_analysis(key)), f"crt.{key.split(':')[0]}: is no key of this section")
+
+
+def test_a_zarr_folder_may_be_a_screen_but_has_no_copy_with_effects(schema, refusal, tmp_path):
+    for name, marker in (("three", "zarr.json"), ("two", ".zgroup")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / marker).touch()
+        text = with_dex("write_h5ad: false").replace("mine.h5ad", str(tmp_path / name))
+        complete_config(yaml.safe_load(text), schema, SOURCE)
+        message = refusal(text.replace("false", "true"))
+        says(message, "analyses.dex.write_h5ad:", "mine is a Zarr folder", "1 problem\n")
+    (tmp_path / "none").mkdir()
+    text = with_dex("test: mwu").replace("mine.h5ad", str(tmp_path / "none"))
+    says(refusal(text), "is a folder", "or a Zarr folder")
+
+
+def test_a_screen_needs_what_its_analyses_need_together(schema):
+    text = """
+screens: {a: {path: a}, b: {path: b}, c: {path: c}}
+analyses:
+  one: {engine: crt, screens: [a], targets: [X], control: complement, controls: none}
+  two: {engine: dex, screens: [a, b], targets: [Y], control: group, control_group: Z}
+  three: {engine: dex, screens: [b, c], groupby: gene, control: ntc}
+"""
+    config = complete_config(yaml.safe_load(text), schema, SOURCE)
+    a, b, c = (needs_of(config, name) for name in "abc")
+    assert [needs["guides"] for needs in (a, b, c)] == [True, True, False]
+    assert [needs["covariates"] for needs in (a, b, c)] == [True, False, False]
+    assert [needs["targets"] for needs in (a, b, c)] == [["X", "Y", "Z"], ["Y", "Z"], []]
+    assert [needs["controls"] for needs in (a, b, c)] == [True, True, False]
+    assert [needs["ntc_cells"] for needs in (a, b, c)] == [False, False, False]
+    assert [len(needs["groupings"]) for needs in (a, b, c)] == [0, 1, 1]
+    assert c["groupings"][0]["groupby"] == "gene"
 
 
 # Files

@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse as sp
 
 import condrand
-from condrand.config import outcomes_of
+from condrand.config import needs_of, outcomes_of
 from condrand.engines.ntc_groups import write_ntc_groups
 from condrand.errors import InputError
 from condrand.guide_counts import GuideCounts
@@ -98,7 +98,9 @@ def test_stored_screen_holds_exactly_the_cells_of_each_target(write_screen, load
 def test_stored_screen_opens_with_anndata_and_holds_the_parts_as_given(write_screen, load, parts):
     screen = stored(load(write_screen()))
     assert screen.obs_names.tolist() == parts["obs"].index.tolist()
-    np.testing.assert_array_equal(screen.obsm["outcome.cnmf_usage"], parts["cnmf_usage"])
+    np.testing.assert_array_equal(
+        screen.obsm["outcome.cnmf_usage.block-0000"], parts["cnmf_usage"]
+    )
     assert screen.uns["features.outcome.cnmf_usage"].tolist() == ["P1", "P2", "P3"]
     pd.testing.assert_frame_equal(screen.obsm["covariates"], parts["covar"])
 
@@ -193,7 +195,9 @@ def test_usage_as_table_names_the_programs_itself(write_screen, load, parts):
     )
     screen = stored(load(write_screen(cnmf_usage=table)))
     assert screen.uns["features.outcome.cnmf_usage"].tolist() == ["red", "green", "blue"]
-    np.testing.assert_array_equal(screen.obsm["outcome.cnmf_usage"], parts["cnmf_usage"])
+    np.testing.assert_array_equal(
+        screen.obsm["outcome.cnmf_usage.block-0000"], parts["cnmf_usage"]
+    )
 
 
 def test_programs_without_names_are_numbered(write_screen, load):
@@ -220,7 +224,7 @@ def test_outcome_is_found_by_its_key_and_named_by_its_genes(
     path = write_screen(**changes)
     screen = stored(load(path, outcome={"key": place, "transform": "log1p_cpm"}))
     name = f"outcome.{place.replace('/', ':')}"
-    values = screen.obsm[name]
+    values = screen.obsm[f"{name}.block-0000"]
     assert sp.issparse(values) == (form is not np.asarray)
     np.testing.assert_array_equal(values.toarray() if sp.issparse(values) else values, counts)
     assert screen.uns[f"features.{name}"].tolist() == names
@@ -240,7 +244,7 @@ def test_entries_stored_twice_are_added_up(write_screen, load):
         for name, value in (("data", data), ("indices", indices), ("indptr", indptr)):
             del x[name]
             x[name] = value
-    values = stored(load(path, outcome=CLR_X)).obsm["outcome.X"]
+    values = stored(load(path, outcome=CLR_X)).obsm["outcome.X.block-0000"]
     np.testing.assert_array_equal(values.toarray(), dense)
     assert values.nnz == np.count_nonzero(dense)
 
@@ -265,7 +269,7 @@ def test_loading_in_another_process_gives_the_same_bytes(write_screen, load, com
     config = complete()
     there = tmp_path / "there"
     arguments = (
-        *(path, config["screens"]["s"], outcomes_of(config, "s"), "all", True, 1),
+        *(path, config["screens"]["s"], outcomes_of(config, "s"), needs_of(config, "s"), 1),
         *(there / "screen.h5ad", there / "targets.tsv"),
     )
     (tmp_path / "arguments").write_bytes(pickle.dumps(arguments))
@@ -1000,7 +1004,7 @@ def test_negative_values_are_fine_as_they_are(write_screen, load, parts):
     folder = load(
         write_screen(cnmf_usage=usage), outcome={"key": "cnmf_usage", "transform": "none"}
     )
-    np.testing.assert_array_equal(stored(folder).obsm["outcome.cnmf_usage"], usage)
+    np.testing.assert_array_equal(stored(folder).obsm["outcome.cnmf_usage.block-0000"], usage)
 
 
 @pytest.mark.parametrize("form", [sp.csr_matrix, np.asarray])
@@ -1245,9 +1249,9 @@ def test_problem_of_a_matrix_that_two_analyses_share_is_listed_once(
     config = complete()
     outcomes = outcomes_of(config, "s")
     outcomes.append({**outcomes[0], "transform": "none"})
-    settings, out = config["screens"]["s"], tmp_path / "screen.h5ad"
+    settings, needs, out = config["screens"]["s"], needs_of(config, "s"), tmp_path / "screen.h5ad"
     with pytest.raises(InputError, match="1 problem\n"):
-        load_screen(path, settings, outcomes, "all", True, 1, out, tmp_path / "targets.tsv")
+        load_screen(path, settings, outcomes, needs, 1, out, tmp_path / "targets.tsv")
 
 
 def test_earlier_result_stays_when_the_input_turns_bad(write_screen, load, parts):

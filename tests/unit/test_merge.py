@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
+from condrand.io.h5ad import new_anndata
 from condrand.io.outcome import OutcomeHeader
-from condrand.io.tables import write_parquet
-from condrand.merge import annotate, cautions, merge_tables, summarize
+from condrand.io.tables import read_parquet, read_tsv, write_parquet
+from condrand.merge import annotate, cautions, merge_analysis, summarize
 from condrand.tables import effects_table
 
 FEATURES = ["P10", "P2"]
+TABLES = ("effects", "controls", "ntc_groups")
 
 
 def rows(kind, names, p, note=""):
@@ -40,6 +42,24 @@ def rows(kind, names, p, note=""):
 
 
 @pytest.fixture
+def merge_tables(tmp_path):
+    """Merge batches as the workflow does; give the three tables."""
+
+    def merge(batches):
+        paths = [tmp_path / f"batch-{b:04d}.parquet" for b in range(len(batches))]
+        for batch, path in zip(batches, paths, strict=True):
+            write_parquet(batch, path)
+        new_anndata(tmp_path / "outcome.h5ad", pd.Index(["c"]), pd.Index(FEATURES)).close()
+        tables = {name: tmp_path / f"{name}.parquet" for name in TABLES}
+        texts = ("effects_tsv", "controls_tsv", "calibration", "flagged_controls", "verdict")
+        written = {**tables, **{name: tmp_path / f"{name}.tsv" for name in texts}}
+        merge_analysis(paths, tmp_path / "outcome.h5ad", None, written)
+        return {name: read_parquet(path) for name, path in tables.items()}
+
+    return merge
+
+
+@pytest.fixture
 def batches():
     first = pd.concat(
         [
@@ -50,16 +70,16 @@ def batches():
     return [first, rows("target", ["A"], [0.02, 0.03])]
 
 
-def test_rows_are_in_order_of_target_and_feature_whatever_the_batches(batches):
-    tables = merge_tables(batches, FEATURES)
-    again = merge_tables(batches[::-1], FEATURES)
+def test_rows_are_in_order_of_target_and_feature_whatever_the_batches(batches, merge_tables):
+    tables = merge_tables(batches)
+    again = merge_tables(batches[::-1])
     order = [(t, f) for t in ("A", "B", "EMPTY") for f in FEATURES]
     assert list(zip(*(tables["effects"][c] for c in ("target", "feature")), strict=True)) == order
     pd.testing.assert_frame_equal(tables["effects"], again["effects"], check_exact=True)
 
 
-def test_the_fdr_is_over_the_tests_of_targets_alone(batches):
-    tables = merge_tables(batches, FEATURES)
+def test_the_fdr_is_over_the_tests_of_targets_alone(batches, merge_tables):
+    tables = merge_tables(batches)
     made = tables["effects"].dropna(subset="p_value")
     np.testing.assert_allclose(made["fdr"], false_discovery_control(made["p_value"]), rtol=1e-15)
     assert tables["effects"].loc[tables["effects"]["target"] == "EMPTY", "fdr"].isna().all()
@@ -67,15 +87,49 @@ def test_the_fdr_is_over_the_tests_of_targets_alone(batches):
     assert tables["controls"]["target"].unique().tolist() == ["g1"]
 
 
-def test_an_empty_batch_changes_nothing(batches):
+def test_an_empty_batch_changes_nothing(batches, merge_tables):
     empty = batches[0].iloc[:0]
-    expected = merge_tables(batches, FEATURES)["effects"]
-    got = merge_tables([empty, *batches], FEATURES)["effects"]
+    expected = merge_tables(batches)["effects"]
+    got = merge_tables([empty, *batches])["effects"]
     pd.testing.assert_frame_equal(got, expected, check_exact=True)
 
 
-def test_the_summary_counts_tests_discoveries_and_skipped_targets(batches):
-    effects = merge_tables(batches, FEATURES)["effects"]
+def test_a_row_group_of_several_units_or_a_part_of_one_changes_nothing(
+    batches, merge_tables, tmp_path
+):
+    expected = merge_tables(batches)
+    for path in tmp_path.glob("batch-*.parquet"):
+        read_parquet(path).to_parquet(path, index=False, row_group_size=3)
+    tables = {name: tmp_path / f"{name}.parquet" for name in TABLES}
+    texts = ("effects_tsv", "controls_tsv", "calibration", "flagged_controls", "verdict")
+    written = {**tables, **{name: tmp_path / f"{name}.tsv" for name in texts}}
+    merge_analysis(
+        sorted(tmp_path.glob("batch-*.parquet")), tmp_path / "outcome.h5ad", None, written
+    )
+    for name, path in tables.items():
+        pd.testing.assert_frame_equal(read_parquet(path), expected[name], check_exact=True)
+
+
+def test_rows_are_written_a_few_units_at_a_time_with_the_same_result(
+    batches, merge_tables, monkeypatch
+):
+    expected = merge_tables(batches)
+    monkeypatch.setattr("condrand.merge._ROWS_AT_A_TIME", 1)
+    for name, table in merge_tables(batches).items():
+        pd.testing.assert_frame_equal(table, expected[name], check_exact=True)
+
+
+def test_the_readable_copy_holds_the_most_significant_rows(
+    batches, merge_tables, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("condrand.merge.TSV_ROWS", 2)
+    merge_tables(batches)
+    copy = read_tsv(tmp_path / "effects_tsv.tsv")
+    assert list(zip(copy["target"], copy["feature"], strict=True)) == [("B", "P10"), ("A", "P10")]
+
+
+def test_the_summary_counts_tests_discoveries_and_skipped_targets(batches, merge_tables):
+    effects = merge_tables(batches)["effects"]
     places = {"effects": "results/e.tsv.gz"}
     text = summarize(effects, "all other cells: x", "Controls: y.", ["mind z"], 0.05, places)
     assert "tests        4 (3 targets x 2 features; 2 rows untested)" in text
@@ -98,8 +152,8 @@ def header(**changes):
 
 
 @pytest.fixture
-def effects(batches):
-    return merge_tables(batches, FEATURES)["effects"]
+def effects(batches, merge_tables):
+    return merge_tables(batches)["effects"]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +227,10 @@ def test_all_that_should_be_known_is_said_together(effects):
 
 
 def test_the_annotated_copy_holds_the_tables_and_is_otherwise_the_input(
-    batches, tmp_path, write_screen
+    merge_tables, batches, tmp_path, write_screen
 ):
     source = write_screen()
-    tables = merge_tables(batches, FEATURES)
+    tables = merge_tables(batches)
     for name, table in tables.items():
         write_parquet(table, tmp_path / f"{name}.parquet")
     paths = [tmp_path / f"{name}.parquet" for name in ("effects", "controls")]

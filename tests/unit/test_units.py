@@ -5,6 +5,7 @@ import csv
 import pandas as pd
 import pytest
 
+from condrand.errors import InputError
 from condrand.io.tables import write_tsv
 from condrand.units import (
     CONTROLS,
@@ -104,3 +105,10 @@ def test_an_empty_table_has_no_unit(tmp_path):
     with open(path, newline="") as lines:
         assert next(csv.reader(lines, delimiter="\t"))[:2] == ["target", "kind"]
     assert units_of_batch([path], 0, "all", "groups") == []
+
+
+def test_targets_that_no_guide_has_are_refused_by_name(tables):
+    with pytest.raises(InputError) as error:
+        units_of_batch(tables, 0, ["A", "a", "Z"], "none")
+    assert "targets: 2 have no guide in this screen: 'a', 'Z'" in str(error.value)
+    assert "a: did you mean 'A'?" in str(error.value)

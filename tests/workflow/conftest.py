@@ -145,6 +145,19 @@ def workflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return environment
 
 
+@pytest.fixture(scope="session")
+def folder_at(workflow_environment: dict[str, str]):
+    """Make a working directory at a path, which several tests may share."""
+
+    def make(path: Path, config: dict[str, Any]) -> Folder:
+        folder = Folder(path, ROOT, dict(workflow_environment))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.configure(config)
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def new_folder(tmp_path: Path, workflow_environment: dict[str, str]):
     """Make a working directory below tmp_path."""

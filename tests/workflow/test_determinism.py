@@ -17,8 +17,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from condrand.config import batch_key_of, complete_config, normalize_settings
-from condrand.engines.crt_steps import merge_batch, prepare_batch, resample_shard
+from condrand.config import complete_config, needs_of, normalize_settings
+from condrand.engines.crt_steps import (
+    join_null_counts,
+    merge_batch,
+    prepare_batch,
+    resample_shard,
+)
 from condrand.engines.ntc_groups import write_ntc_groups
 from condrand.fdr import benjamini_hochberg
 from condrand.io.shards import read_arrays
@@ -74,12 +79,10 @@ def make_analysis(
         source,
         screen_settings,
         [settings["outcome"]],
-        wanted,
-        controls != "none",
+        needs_of(config, "S"),
         batches,
         screen,
         targets,
-        [key for key in [batch_key_of(settings)] if key],
     )
     normalize(screen, outcome, **normalize_settings(settings))
     write_ntc_groups(screen, groups, controls, settings["ntc_groups"], batches)
@@ -99,7 +102,8 @@ def make_analysis(
         counts.append(folder / f"batch-{batch}.crt_null.tsv")
         merge_batch(outcome, propensity, paths, merged[-1], counts[-1], ("S", "A"), settings, seed)
     written = {key: folder / name for key, name in TABLES.items()}
-    merge_analysis(merged, counts, outcome, 1 / (settings["resamples"] + 1), written)
+    merge_analysis(merged, outcome, 1 / (settings["resamples"] + 1), written)
+    join_null_counts(counts, written["crt_null"])
     return tables_in(folder)
 
 

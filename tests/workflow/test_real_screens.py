@@ -3,23 +3,31 @@
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.stats import spearmanr
+
+from condrand.fdr import benjamini_hochberg
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "config" / "examples"
 
 
 @pytest.fixture
 def run_example(new_folder, data_dir):
-    """Run an example in a folder of its own; give the tables of effects and of controls."""
+    """Run an example in a folder of its own; give some tables of one of its analyses."""
 
-    def run(name):
+    def run(name, *analyses, tables=("effects", "controls")):
         folder = new_folder(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text()))
         folder.environment["CONDRAND_DATA"] = str(data_dir)
         folder.snakemake()
-        results = folder.path / "results" / name / "crt"
-        return tuple(pd.read_parquet(results / f"{t}.parquet") for t in ("effects", "controls"))
+        results = folder.path / "results" / name
+        found = [
+            tuple(pd.read_parquet(results / analysis / f"{table}.parquet") for table in tables)
+            for analysis in analyses or ("crt",)
+        ]
+        return found if analyses else found[0]
 
     return run
 
@@ -61,3 +69,39 @@ def test_k562_own_genes_fall_and_controls_are_calibrated(run_example, data_dir):
     # 9,150 tests of 25 guides; genes share resamples, so five binomial standard errors.
     assert abs((p < 0.05).mean() - 0.05) < 5 * (0.05 * 0.95 / len(p)) ** 0.5
     assert abs((p < 0.01).mean() - 0.01) < 5 * (0.01 * 0.99 / len(p)) ** 0.5
+
+
+@pytest.mark.slow
+def test_thp1_comparisons_find_what_is_known_and_little_else(run_example, data_dir, capsys):
+    names = ("effects", "controls", "ntc_groups")
+    mwu, welch = run_example("papalexi_dex", "mwu", "welch", tables=names)
+    published = pd.read_csv(data_dir / "papalexi_thp1.sceptre_discovery.tsv.gz", sep="\t")
+    published = published.dropna(subset="p_value").set_index(["grna_group", "response_id"])
+    for test, (effects, controls, groups) in (("mwu", mwu), ("welch", welch)):
+        rows = effects.set_index(["target", "feature"])
+        own = rows[[target == feature for target, feature in rows.index]]
+        assert len(own) == 9
+        assert (own["effect"] < 0).all() and (own["fdr"] < 0.05).all()
+
+        both = rows.loc[published.index.intersection(rows.dropna(subset="p_value").index)]
+        theirs = -np.log10(published.loc[both.index, "p_value"].clip(lower=1e-300))
+        rho = spearmanr(both["neg_log10_p"], theirs).statistic
+        assert len(both) > 6000
+        assert rho > 0.7
+
+        psmb9 = effects[effects["feature"] == "PSMB9"].set_index("target")["effect"]
+        assert set(psmb9.index[psmb9 < -1]) == {"IFNGR1", "IFNGR2", "JAK2", "STAT1"}
+
+        empty = effects[effects["target"] == "CD274"]
+        assert len(empty) == 303
+        assert set(empty["note"]) == {"no target cell"} and empty["p_value"].isna().all()
+
+        found = {}
+        for name, table in (("guides", controls), ("groups", groups)):
+            assert table["p_value"].notna().sum() > 1000
+            found[name] = int((benjamini_hochberg(table["p_value"].to_numpy()) < 0.1).sum())
+        with capsys.disabled():
+            print(f"\n{test}: rho {rho:.3f}; own genes", own["effect"].round(2).to_dict())
+            print(f"{test}: NTC against NTC at BH < 0.1: {found}")
+        if test == "mwu":
+            assert found["guides"] <= 1 and found["groups"] == 0

@@ -20,7 +20,7 @@ TABLES = {f"{A}/effects.parquet"}
 SUMMARY, FIGURES = {f"{A}/summary.txt"}, {f"{A}/plots/qq.png", f"{A}/plots/qq_diagnostics.png"}
 STANDING = {f"{A}/plots/propensity.png", f"{A}/plots/residuals.png"}
 UNITS = {f"{A}/units.tsv", f"{A}/plots/propensity.png"}
-AFTER_MERGE = TABLES | SUMMARY | FIGURES
+AFTER_MERGE = TABLES | {f"{A}/crt_null.tsv"} | SUMMARY | FIGURES
 AFTER_SHARDS = MERGES | AFTER_MERGE
 ONE_SHARD = {SHARD, f"{A}/batch-0000.parquet"} | AFTER_MERGE
 
@@ -33,6 +33,7 @@ def test_forcing_one_shard_plans_it_its_merge_and_what_follows(finished):
     assert finished.planned("--forcerun", SHARD, "--", "all") == {
         SHARD: "crt_shard",
         f"{A}/batch-0000.parquet": "crt_merge",
+        f"{A}/crt_null.tsv": "crt_null",
         f"{A}/effects.parquet": "merge_effects",
         f"{A}/summary.txt": "summarize",
         f"{A}/plots/qq.png": "plot_effects",

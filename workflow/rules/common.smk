@@ -4,15 +4,17 @@ The configuration, and functions that rules call for their inputs, parameters an
 Nothing here opens the data: a dry run on a laptop shows every job.
 """
 
+import re
+
 import yaml
 from snakemake.exceptions import WorkflowError
 
 from condrand import plan
 from condrand.config import (
     analyses_of,
-    batch_key_of,
     check_files,
     complete_config,
+    needs_of,
     normalize_settings,
     outcomes_of,
 )
@@ -45,15 +47,31 @@ def analysis_of(wildcards):
     return config["analyses"][wildcards.analysis]
 
 
+def analyses_with(*engines):
+    """Pattern of the names of the analyses of some engines: two may write files of one name."""
+    named = [
+        re.escape(name)
+        for name, analysis in config["analyses"].items()
+        if analysis["engine"] in engines
+    ]
+    return "|".join(named) or "(?!)"
+
+
 SCREEN_FILES = ["screen.h5ad", "targets.tsv"]
 TABLES = ["effects.parquet", "effects.tsv.gz", "controls.parquet", "controls.tsv.gz"]
-TABLES += ["ntc_groups.parquet", "crt_null.tsv", "calibration.tsv", "summary.txt"]
-TABLES += ["flagged_controls.tsv", "verdict.txt"]
-TABLES += ["outcome.h5ad", "residual_trends.tsv"]
-FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram", "residuals"]
+TABLES += ["ntc_groups.parquet", "calibration.tsv", "summary.txt"]
+TABLES += ["flagged_controls.tsv", "verdict.txt", "outcome.h5ad"]
+FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram"]
+OF_ENGINE = {
+    "crt": {"tables": ["residual_trends.tsv"], "figures": ["residuals"]},
+    "dex": {
+        "tables": ["groups.tsv", "blocks.tsv", "ranked_targets.tsv", "plots/targets.pdf"],
+        "figures": ["volcano_by_target", "md_by_target", "heatmap", "dotplot", "ranking"],
+    },
+}
 OF_NULL = {
     "crt": {
-        "tables": ["units.tsv", "ntc_groups.tsv"],
+        "tables": ["units.tsv", "ntc_groups.tsv", "crt_null.tsv"],
         "figures": ["propensity", "qq_diagnostics", "qq_by_feature"],
     },
     "ntc_empirical": {
@@ -63,17 +81,28 @@ OF_NULL = {
 }
 
 
+def is_sharded(analysis):
+    """Whether batches of an analysis are split over shards; the null of NTC guides is not."""
+    return analysis.get("null_method") != "ntc_empirical"
+
+
 def results_of(screen, analysis):
     """Every file below an analysis's folder."""
-    null = config["analyses"][analysis]["null_method"]
-    figures = FIGURES + OF_NULL[null]["figures"]
-    names = TABLES + OF_NULL[null]["tables"]
+    settings = config["analyses"][analysis]
+    sets = [OF_ENGINE[settings["engine"]]]
+    if settings["engine"] == "crt":
+        sets.append(OF_NULL[settings["null_method"]])
+    figures = FIGURES + [figure for those in sets for figure in those["figures"]]
+    names = TABLES + [table for those in sets for table in those["tables"]]
     names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("png", "svg")]
-    if null == "crt":
+    if settings["engine"] == "dex" and settings["groupby"] is None:
+        names.append("ntc_groups.tsv")
+    if is_sharded(settings):
         names += [f"batch-{batch}.parquet" for batch in BATCHES]
+        names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
+    if settings.get("null_method") == "crt":
         names += [f"batch-{batch}.crt_null.tsv" for batch in BATCHES]
         names += [f"batch-{batch}/propensity.h5" for batch in BATCHES]
-        names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
     if config["analyses"][analysis]["write_h5ad"]:
         names.append("annotated.h5ad")
     return [f"results/{screen}/{analysis}/{name}" for name in names]
@@ -110,21 +139,26 @@ def screen_file(wildcards):
 
 def batches_of_analysis(wildcards):
     folder = f"results/{wildcards.screen}/{wildcards.analysis}"
-    if analysis_of(wildcards)["null_method"] == "ntc_empirical":
+    if not is_sharded(analysis_of(wildcards)):
         return [f"{folder}/ntc_null.parquet"]
     return [f"{folder}/batch-{batch}.parquet" for batch in BATCHES]
 
 
 def null_counts_of_analysis(wildcards):
     folder = f"results/{wildcards.screen}/{wildcards.analysis}"
-    if analysis_of(wildcards)["null_method"] == "ntc_empirical":
-        return []
     return [f"{folder}/batch-{batch}.crt_null.tsv" for batch in BATCHES]
 
 
 def propensities_of_analysis(wildcards):
     folder = f"results/{wildcards.screen}/{wildcards.analysis}"
     return [f"{folder}/batch-{batch}/propensity.h5" for batch in BATCHES]
+
+
+def ntc_groups_of_analysis(wildcards):
+    """Groups of NTC guides, where cells are grouped by guides."""
+    if analysis_of(wildcards)["groupby"] is not None:
+        return []
+    return f"results/{wildcards.screen}/{wildcards.analysis}/ntc_groups.tsv"
 
 
 def shards_of_batch(wildcards):
@@ -145,47 +179,33 @@ def outcomes_of_screen(wildcards):
     return outcomes_of(config, wildcards.screen)
 
 
-def targets_of_screen(wildcards):
-    """Targets that any analysis of a screen tests."""
-    wanted = [analysis["targets"] for analysis in analyses_of_screen(wildcards)]
-    return "all" if "all" in wanted else sorted({name for names in wanted for name in names})
-
-
-def analyses_of_screen(wildcards):
-    return [
-        config["analyses"][analysis]
-        for screen, analysis in analyses_of(config)
-        if screen == wildcards.screen
-    ]
-
-
-def needs_controls(wildcards):
-    """Whether any analysis of a screen tests NTC guides, or takes its null from them."""
-    return any(
-        analysis["controls"] != "none" or analysis["null_method"] == "ntc_empirical"
-        for analysis in analyses_of_screen(wildcards)
-    )
-
-
-def needs_ntc_cells(wildcards):
-    """Whether any analysis of a screen compares with NTC cells."""
-    return any(analysis["control"] == "ntc" for analysis in analyses_of_screen(wildcards))
-
-
-def batch_keys_of_screen(wildcards):
-    keys = {batch_key_of(analysis) for analysis in analyses_of_screen(wildcards)}
-    return sorted(keys - {None})
+def needs_of_screen(wildcards):
+    return needs_of(config, wildcards.screen)
 
 
 def p_floor_of(wildcards):
     """Smallest empirical p value of an analysis, where it is one for all tests."""
     analysis = analysis_of(wildcards)
-    return 1 / (analysis["resamples"] + 1) if analysis["null_method"] == "crt" else None
+    return 1 / (analysis["resamples"] + 1) if analysis.get("null_method") == "crt" else None
 
 
 def draws_of(wildcards):
     """Who is treated in a resample."""
     return {key: analysis_of(wildcards)[key] for key in ("sampler", "stratify")}
+
+
+def groups_settings(wildcards):
+    """What says who is compared with whom: the analysis but its tests."""
+    analysis = analysis_of(wildcards)
+    keys = ("outcome", "groupby", "multiple_guides", "targets", "control", "control_group")
+    keys += ("controls", "max_records", "ties")
+    return {key: analysis[key] for key in keys}
+
+
+def test_settings(wildcards):
+    """How sums become p values and effects."""
+    keys = ("test", "geometric_mean", "pseudocount", "continuity", "exact_max_cells")
+    return {key: analysis_of(wildcards)[key] for key in keys}
 
 
 def blocks_of_shard(wildcards):
@@ -221,6 +241,14 @@ def propensity_runtime(wildcards, input, attempt):
 
 def shard_mem_mb(wildcards, input, threads, attempt):
     return attempt * plan.shard_mem_mb(plan.read_mb(input.outcome), threads)
+
+
+def dex_shard_mem_mb(wildcards, input, attempt):
+    return attempt * plan.dex_shard_mem_mb(plan.blocks_mb(input.blocks))
+
+
+def dex_shard_runtime(wildcards, input, attempt):
+    return attempt * plan.dex_shard_runtime_min(plan.blocks_mb(input.blocks), len(SHARDS))
 
 
 def ntc_null_mem_mb(wildcards, input, attempt):

@@ -5,11 +5,11 @@ INPUTS
     results/{screen}/screen.h5ad, targets.tsv
     results/{screen}/{analysis}/outcome.h5ad
 OUTPUTS
-    results/{screen}/{analysis}/ntc_groups.tsv    groups of NTC guides that look like targets
     results/{screen}/{analysis}/batch-{batch}/propensity.h5
     results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5
     results/{screen}/{analysis}/batch-{batch}.parquet, batch-{batch}.crt_null.tsv
     results/{screen}/{analysis}/units.tsv         treated cells and propensities of every unit
+    results/{screen}/{analysis}/crt_null.tsv      leave-one-out p values of the NTC groups, counted
     results/{screen}/{analysis}/ntc_null.parquet, ntc_matching.tsv, crossfit.parquet
 """
 
@@ -33,29 +33,6 @@ rule warm_kernels:
         "../../scripts/warm_kernels.py"
 
 
-rule crt_groups:
-    input:
-        screen="results/{screen}/screen.h5ad",
-    output:
-        groups="results/{screen}/{analysis}/ntc_groups.tsv",
-    log:
-        "logs/{screen}/{analysis}/ntc_groups.log",
-    benchmark:
-        "logs/{screen}/{analysis}/ntc_groups.benchmark.tsv"
-    conda:
-        "../../envs/condrand.yaml"
-    resources:
-        mem_mb=1500,
-        runtime=10,
-    params:
-        controls=lambda wildcards: analysis_of(wildcards)["controls"],
-        settings=lambda wildcards: analysis_of(wildcards)["ntc_groups"],
-        n_batches=len(BATCHES),
-        version=RESULTS_VERSION["crt_groups"],
-    script:
-        "../../scripts/crt_groups.py"
-
-
 rule crt_propensity:
     input:
         screen="results/{screen}/screen.h5ad",
@@ -70,6 +47,8 @@ rule crt_propensity:
         "logs/{screen}/{analysis}/batch-{batch}/propensity.log",
     benchmark:
         "logs/{screen}/{analysis}/batch-{batch}/propensity.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     resources:
@@ -102,6 +81,8 @@ rule crt_shard:
         "logs/{screen}/{analysis}/batch-{batch}/shard-{shard}.log",
     benchmark:
         "logs/{screen}/{analysis}/batch-{batch}/shard-{shard}.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     threads: config["scatter"]["threads"]
@@ -131,6 +112,8 @@ rule crt_merge:
         "logs/{screen}/{analysis}/batch-{batch}.log",
     benchmark:
         "logs/{screen}/{analysis}/batch-{batch}.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     resources:
@@ -156,6 +139,8 @@ rule crt_units:
         "logs/{screen}/{analysis}/units.log",
     benchmark:
         "logs/{screen}/{analysis}/units.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     resources:
@@ -165,6 +150,29 @@ rule crt_units:
         version=RESULTS_VERSION["crt_merge"],
     script:
         "../../scripts/crt_units.py"
+
+
+rule crt_null:
+    """Not with the units: their propensities are known before any shard."""
+    input:
+        null_counts=null_counts_of_analysis,
+    output:
+        crt_null="results/{screen}/{analysis}/crt_null.tsv",
+    log:
+        "logs/{screen}/{analysis}/crt_null.log",
+    benchmark:
+        "logs/{screen}/{analysis}/crt_null.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        version=RESULTS_VERSION["crt_merge"],
+    script:
+        "../../scripts/crt_null.py"
 
 
 rule crt_ntc_null:
@@ -189,6 +197,8 @@ rule crt_ntc_null:
         "logs/{screen}/{analysis}/ntc_null.log",
     benchmark:
         "logs/{screen}/{analysis}/ntc_null.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     resources:

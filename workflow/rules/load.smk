@@ -2,10 +2,11 @@
 The user's file, read once and checked whole.
 
 INPUTS
-    the .h5ad of the screen
+    the .h5ad or Zarr of the screen
 OUTPUTS
     results/{screen}/screen.h5ad    treated cells, covariates and outcomes, as stored
     results/{screen}/targets.tsv    every target and NTC guide: guides, cells, batch, kept or why not
+    results/{screen}/{analysis}/ntc_groups.tsv    groups of NTC guides that look like targets
 """
 
 
@@ -27,11 +28,31 @@ rule load_screen:
     params:
         settings=settings_of_screen,
         outcomes=outcomes_of_screen,
-        targets=targets_of_screen,
-        needs_controls=needs_controls,
-        needs_ntc_cells=needs_ntc_cells,
-        batch_keys=batch_keys_of_screen,
+        needs=needs_of_screen,
         n_batches=len(BATCHES),
         version=RESULTS_VERSION["load"],
     script:
         "../../scripts/load_screen.py"
+
+
+rule ntc_groups:
+    input:
+        screen="results/{screen}/screen.h5ad",
+    output:
+        groups="results/{screen}/{analysis}/ntc_groups.tsv",
+    log:
+        "logs/{screen}/{analysis}/ntc_groups.log",
+    benchmark:
+        "logs/{screen}/{analysis}/ntc_groups.benchmark.tsv"
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=1500,
+        runtime=10,
+    params:
+        controls=lambda wildcards: analysis_of(wildcards)["controls"],
+        settings=lambda wildcards: analysis_of(wildcards)["ntc_groups"],
+        n_batches=len(BATCHES),
+        version=RESULTS_VERSION["ntc_groups"],
+    script:
+        "../../scripts/ntc_groups.py"

@@ -6,7 +6,7 @@ INPUTS
 OUTPUTS
     results/{screen}/{analysis}/effects.parquet, effects.tsv.gz
     results/{screen}/{analysis}/controls.parquet, controls.tsv.gz
-    results/{screen}/{analysis}/ntc_groups.parquet, crt_null.tsv
+    results/{screen}/{analysis}/ntc_groups.parquet
     results/{screen}/{analysis}/calibration.tsv, flagged_controls.tsv, verdict.txt, summary.txt
     results/{screen}/{analysis}/annotated.h5ad    on request
 """
@@ -15,7 +15,6 @@ OUTPUTS
 rule merge_effects:
     input:
         batches=batches_of_analysis,
-        null_counts=null_counts_of_analysis,
         outcome="results/{screen}/{analysis}/outcome.h5ad",
     output:
         effects="results/{screen}/{analysis}/effects.parquet",
@@ -35,7 +34,6 @@ rule merge_effects:
             labels={"result": "NTC guides (table)"},
         ),
         ntc_groups="results/{screen}/{analysis}/ntc_groups.parquet",
-        crt_null="results/{screen}/{analysis}/crt_null.tsv",
         calibration=report(
             "results/{screen}/{analysis}/calibration.tsv",
             caption="../report/calibration.rst",
@@ -91,6 +89,8 @@ rule summarize:
         "logs/{screen}/{analysis}/summary.log",
     benchmark:
         "logs/{screen}/{analysis}/summary.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     resources:
@@ -102,6 +102,37 @@ rule summarize:
         version=RESULTS_VERSION["merge"],
     script:
         "../../scripts/summarize.py"
+
+
+rule dex_summary:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        verdict="results/{screen}/{analysis}/verdict.txt",
+    output:
+        summary=report(
+            "results/{screen}/{analysis}/summary.txt",
+            caption="../report/summary.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Summary"},
+        ),
+    log:
+        "logs/{screen}/{analysis}/summary.log",
+    benchmark:
+        "logs/{screen}/{analysis}/summary.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("dex"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=10,
+    params:
+        fdr=config["fdr"],
+        version=RESULTS_VERSION["merge"],
+    script:
+        "../../scripts/dex_summary.py"
 
 
 rule annotate_h5ad:

@@ -19,6 +19,8 @@ rule normalize:
         "logs/{screen}/{analysis}/outcome.log",
     benchmark:
         "logs/{screen}/{analysis}/outcome.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
     conda:
         "../../envs/condrand.yaml"
     resources:

@@ -182,3 +182,79 @@ rule plot_crossfit:
         version=RESULTS_VERSION["plots"],
     script:
         "../../scripts/plot_crossfit.py"
+
+
+rule plot_targets:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+    output:
+        volcano_by_target_png=report(
+            "results/{screen}/{analysis}/plots/volcano_by_target.png",
+            caption="../report/volcano_by_target.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano plot by target"},
+        ),
+        md_by_target_png=report(
+            "results/{screen}/{analysis}/plots/md_by_target.png",
+            caption="../report/md_by_target.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Mean-difference plot by target"},
+        ),
+        heatmap_png=report(
+            "results/{screen}/{analysis}/plots/heatmap.png",
+            caption="../report/heatmap.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Heatmap of top features"},
+        ),
+        dotplot_png=report(
+            "results/{screen}/{analysis}/plots/dotplot.png",
+            caption="../report/dotplot.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Dot plot of top features"},
+        ),
+        ranking_png=report(
+            "results/{screen}/{analysis}/plots/ranking.png",
+            caption="../report/ranking.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Targets ranked by effects"},
+        ),
+        ranked=report(
+            "results/{screen}/{analysis}/ranked_targets.tsv",
+            caption="../report/ranked_targets.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Targets ranked by effects (table)"},
+        ),
+        targets_pdf=report(
+            "results/{screen}/{analysis}/plots/targets.pdf",
+            caption="../report/targets.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano and mean-difference plot of each target (PDF)"},
+        ),
+        volcano_by_target_svg="results/{screen}/{analysis}/plots/volcano_by_target.svg",
+        md_by_target_svg="results/{screen}/{analysis}/plots/md_by_target.svg",
+        heatmap_svg="results/{screen}/{analysis}/plots/heatmap.svg",
+        dotplot_svg="results/{screen}/{analysis}/plots/dotplot.svg",
+        ranking_svg="results/{screen}/{analysis}/plots/ranking.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/targets.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/targets.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("dex"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=60,
+    params:
+        fdr=config["fdr"],
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_targets.py"

@@ -14,6 +14,7 @@ from condrand.api.controls import (
     crt_pvals_for_ntc_groups_ensemble,
     crt_pvals_for_ntc_groups_ensemble_skew,
 )
+from condrand.api.dex import dex
 from condrand.api.diagnostics import (
     compute_empirical_p_value,
     compute_unit_diagnostics,
@@ -87,6 +88,7 @@ __all__ = [
     "crt_pvals_for_guide_set_skew",
     "crt_pvals_for_ntc_groups_ensemble",
     "crt_pvals_for_ntc_groups_ensemble_skew",
+    "dex",
     "empirical_pvals_vs_ntc",
     "expected_quantiles",
     "fit_and_evaluate_skew_normal",

@@ -240,6 +240,24 @@ def merge_batch(
     write_tsv(pd.DataFrame({"n_at_p_of_rank": counts}), null_counts)
 
 
+def join_null_counts(null_counts: list[str | Path], crt_null: str | Path) -> None:
+    """Step of rule crt_null: leave-one-out p values of the NTC groups of all batches, counted.
+
+    Parameters
+    ----------
+    null_counts : list of str or pathlib.Path
+        Of each batch.
+    crt_null : str or pathlib.Path
+        Table to write: how many of these p values equal each j/B.
+    """
+    import pandas as pd
+
+    from condrand.io.tables import read_tsv, write_tsv
+
+    counts = [read_tsv(path)["n_at_p_of_rank"].to_numpy() for path in null_counts]
+    write_tsv(pd.DataFrame({"n_at_p_of_rank": sum(counts)}), crt_null)
+
+
 def units_table(propensities: list[str | Path], labels: tuple[str, str]) -> "pd.DataFrame":
     """Diagnostics of every unit of an analysis, from its batches' files, by kind and name.
 

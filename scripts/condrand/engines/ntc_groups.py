@@ -117,7 +117,7 @@ def write_ntc_groups(
     settings: Mapping[str, Any],
     n_batches: int,
 ) -> None:
-    """Step of rule crt_groups: see :func:`form_groups`.
+    """Step of rule ntc_groups: see :func:`form_groups`.
 
     Parameters
     ----------

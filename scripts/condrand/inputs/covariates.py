@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -14,6 +13,7 @@ from condrand.covariates import dependencies, encode, standardize
 from condrand.errors import InputError, Problems, listed, nearest, quoted
 from condrand.inputs.elements import check_unique, find, length_differs, obs_column, obs_columns
 from condrand.io.h5ad import (
+    Group,
     read,
 )
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def read_covariates(
-    file: h5py.File, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
+    file: Group, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
 ) -> tuple[pd.DataFrame | None, int | None]:
     """Covariates as a table of the cells, by key, by columns of obs or by formula.
 
@@ -57,7 +57,7 @@ def read_covariates(
 
 
 def read_batch(
-    file: h5py.File,
+    file: Group,
     key: str,
     covariates: pd.DataFrame | None,
     cells: pd.Index,
@@ -99,7 +99,7 @@ def read_batch(
 
 
 def _covariates_by_key(
-    file: h5py.File, key: str, cells: pd.Index, problems: Problems
+    file: Group, key: str, cells: pd.Index, problems: Problems
 ) -> tuple[pd.DataFrame | None, str, bool]:
     where = find(file, key, "covariates.key", "covariates", problems)
     if where is None:
@@ -129,7 +129,7 @@ def _covariates_by_key(
 
 
 def _covariates_by_column(
-    file: h5py.File, columns: list[Any], cells: pd.Index, problems: Problems
+    file: Group, columns: list[Any], cells: pd.Index, problems: Problems
 ) -> pd.DataFrame | None:
     table = {}
     for item in columns:
@@ -163,7 +163,7 @@ def _covariates_by_column(
 
 
 def _covariates_by_formula(
-    file: h5py.File, formula: str, cells: pd.Index, problems: Problems
+    file: Group, formula: str, cells: pd.Index, problems: Problems
 ) -> pd.DataFrame | None:
     from formulaic import Formula
 

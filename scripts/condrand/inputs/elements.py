@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -10,6 +9,7 @@ import scipy.sparse as sp
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.io.h5ad import (
     SEARCHED,
+    Group,
     Matrix,
     keys_there,
     locate,
@@ -26,11 +26,11 @@ def texts(values: Any) -> list[str]:
     ]
 
 
-def find(file: h5py.File, key: str, setting: str, what: str, problems: Problems) -> str | None:
+def find(file: Group, key: str, setting: str, what: str, problems: Problems) -> str | None:
     """Path of the element a user calls `key`, or None and a problem that lists the keys."""
     where = locate(file, key)
     if where is None:
-        there = [name for folder in SEARCHED for name in file.get(folder, ())]
+        there = [name for folder in SEARCHED for name in sorted(file.get(folder, ()))]
         problems.add(
             key,
             f"there is no such key ({what})",
@@ -41,7 +41,7 @@ def find(file: h5py.File, key: str, setting: str, what: str, problems: Problems)
 
 
 def as_matrix(
-    file: h5py.File, where: str, n_cells: int, what: str, problems: Problems
+    file: Group, where: str, n_cells: int, what: str, problems: Problems
 ) -> Matrix | None:
     """The element as a numeric matrix of the cells, or None and a problem."""
     found = matrix(file, where)
@@ -95,13 +95,13 @@ def names_fit(
     return True
 
 
-def obs_columns(file: h5py.File) -> list[str]:
+def obs_columns(file: Group) -> list[str]:
     """Names of the columns of obs."""
     return [str(name) for name in file["obs"].attrs.get("column-order", ())]
 
 
 def obs_column(
-    file: h5py.File, name: str, what: str, setting: str, cells: pd.Index, problems: Problems
+    file: Group, name: str, what: str, setting: str, cells: pd.Index, problems: Problems
 ) -> pd.Series | None:
     """A column of obs, or None and a problem that lists the columns."""
     there = obs_columns(file)
@@ -122,8 +122,9 @@ def obs_column(
 class Faults:
     """Counts the entries of a matrix that cannot be, while its rows pass by."""
 
-    def __init__(self, may_be_negative: bool):
+    def __init__(self, may_be_negative: bool, whole: bool = False):
         self.kinds = ("NaN or infinite",) if may_be_negative else ("NaN or infinite", "negative")
+        self.kinds += ("fractional",) if whole else ()
         self.count = dict.fromkeys(self.kinds, 0)
         self.first: dict[str, list[tuple[object, int, int]]] = {kind: [] for kind in self.kinds}
 
@@ -132,9 +133,10 @@ class Faults:
         stored = rows.data if sp.issparse(rows) else rows
         has_fault = np.zeros(rows.shape[0], bool)
         for kind in self.kinds:
-            bad = stored < 0 if kind == "negative" else ~np.isfinite(stored)
-            # -inf is counted once.
-            bad = bad & np.isfinite(stored) if kind == "negative" else bad
+            bad = ~np.isfinite(stored)
+            if kind != "NaN or infinite":
+                # -inf is counted once.
+                bad = ~bad & (stored < 0 if kind == "negative" else stored != np.floor(stored))
             if not bad.any():
                 continue
             if sp.issparse(rows):

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -12,6 +11,7 @@ import scipy.sparse as sp
 from condrand.errors import Problems, nearest, quoted
 from condrand.inputs.elements import Faults, as_matrix, check_unique, find, names_fit, texts
 from condrand.io.h5ad import (
+    Group,
     Matrix,
     read,
 )
@@ -37,7 +37,7 @@ class Guides:
 
 
 def read_guides(
-    file: h5py.File, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
+    file: Group, settings: Mapping[str, Any], cells: pd.Index, problems: Problems
 ) -> Guides | None:
     """Guide calls with the target of each guide, or None where `problems` got an entry."""
     what = "guide assignment"
@@ -100,7 +100,7 @@ def _read_calls(
 
 
 def _guide_names(
-    file: h5py.File, settings: Mapping[str, Any], found: Matrix, problems: Problems
+    file: Group, settings: Mapping[str, Any], found: Matrix, problems: Problems
 ) -> list[str] | None:
     if found.columns is not None:
         names, where = found.columns, found.where
@@ -114,7 +114,7 @@ def _guide_names(
 
 
 def _guide2gene(
-    file: h5py.File, settings: Mapping[str, Any], problems: Problems
+    file: Group, settings: Mapping[str, Any], problems: Problems
 ) -> dict[str, str] | None:
     where = find(file, settings["guide2gene"], "guide2gene", "guide to target gene", problems)
     if where is None:
@@ -123,7 +123,8 @@ def _guide2gene(
     if isinstance(value, np.ndarray) and value.dtype.names:
         value = pd.DataFrame(value)
     if isinstance(value, Mapping):
-        pairs = list(value.items())
+        # Zarr lists names in no order.
+        pairs = sorted(value.items(), key=lambda pair: pair[0])
     elif isinstance(value, pd.DataFrame) and {"guide", "gene"} <= set(value.columns):
         pairs = list(zip(value["guide"], value["gene"], strict=True))
     elif isinstance(value, pd.DataFrame) and value.shape[1] == 1:
@@ -167,11 +168,11 @@ def _guide2gene(
 def wanted_units(
     guides: Guides,
     settings: Mapping[str, Any],
-    wanted: list[str] | str,
-    needs_controls: bool,
+    needs: Mapping[str, Any],
     problems: Problems,
 ) -> list[tuple[str, str, list[str]]]:
     """Name, kind and guides of each unit that is tested, sorted."""
+    wanted, needs_controls = needs["targets"], needs["controls"]
     labels = set(settings["ntc_labels"])
     of_target: dict[str, list[str]] = {}
     for guide in guides.names:
@@ -185,7 +186,8 @@ def wanted_units(
     strangers = [name for name in wanted if name not in there]
     if strangers:
         hints = "".join(
-            f"{name}: it is an NTC label; `controls: guides` tests its guides. "
+            f"{name}: it is an NTC label; `controls: guides` tests its guides, `control: ntc` "
+            "compares with its cells. "
             if name in labels
             else f"{name}: {close}"
             for name in strangers[:5]

@@ -18,24 +18,26 @@ from condrand.inputs.elements import (
     obs_column,
     texts,
 )
+from condrand.io.blocks import OutcomeWriter, is_stored
 from condrand.io.h5ad import (
+    Group,
     Matrix,
-    SparseRows,
-    dense_rows,
     locate,
     read,
     write_element,
 )
-from condrand.io.stages import outcome_name
 
 log = logging.getLogger(__name__)
 
+# Transforms that divide by the cell's total, and those that sum the matrix where it is not given.
+OF_LIBRARY = ("log1p_cpm", "log_normalize")
+SUMMED = ("clr", "usage", *OF_LIBRARY)
 # The schema's default of `program_names`; names under it may be absent.
 _PROGRAM_NAMES = "program_names"
 
 
 def copy_outcome(
-    file: h5py.File,
+    file: Group,
     outcome: Mapping[str, Any],
     settings: Mapping[str, Any],
     cells: pd.Index,
@@ -49,38 +51,35 @@ def copy_outcome(
     if not found:
         return
     features = _feature_names(file, settings, found, problems)
-    transform = outcome["transform"]
-    library = outcome["library_size"] if transform == "log1p_cpm" else None
+    is_sparse = found.kind in ("csr", "csc")
+    transform = resolved(outcome["transform"], is_sparse)
+    library = outcome["library_size"] if transform in OF_LIBRARY else None
     if transform == "clr" and found.shape[1] < 2:
         problems.add(where, "has one column, and clr compares columns", "use `transform: none`.")
     if library is not None:
         _copy_library_size(file, library, cells, out, problems)
-    store = None if outcome_name(key) in out["obsm"] else _new_rows(found, out["obsm"], key)
+    store = None
+    if not is_stored(out, key):
+        store = OutcomeWriter(out, key, found.shape, found.dtype, is_sparse)
     checks = _OutcomeChecks(transform, sums_matter=transform == "clr" or library is None)
-    for start, stop, rows in found.pieces():
+    for start, _stop, rows in found.pieces():
         checks.look(start, rows)
-        if isinstance(store, SparseRows):
-            store.append(rows)
-        elif store is not None:
-            store[start:stop] = rows.toarray() if sp.issparse(rows) else rows
-    if isinstance(store, SparseRows):
-        store.finish()
+        if store is not None:
+            store.append(start, rows)
+    if store is not None:
+        store.finish(features)
     checks.report(where, cells, features, problems)
-    if features is not None and store is not None:
-        write_element(
-            out["uns"], f"features.{outcome_name(key)}", np.array(features, dtype=object)
-        )
 
 
-def _new_rows(found: Matrix, group: h5py.Group, key: str) -> SparseRows | h5py.Dataset:
-    if found.kind in ("csr", "csc"):
-        return SparseRows(group, outcome_name(key), found.shape[1], found.element["data"].dtype)
-    dtype = np.float64 if found.kind == "table" else found.element.dtype
-    return dense_rows(group, outcome_name(key), found.shape, dtype)
+def resolved(transform: str, is_sparse: bool) -> str:
+    """The transform that ``auto`` stands for."""
+    if transform != "auto":
+        return transform
+    return "log_normalize" if is_sparse else "none"
 
 
 def _feature_names(
-    file: h5py.File, settings: Mapping[str, Any], found: Matrix, problems: Problems
+    file: Group, settings: Mapping[str, Any], found: Matrix, problems: Problems
 ) -> list[str] | None:
     folder = found.where.split("/")[0]
     if found.columns is not None:
@@ -105,7 +104,7 @@ def _feature_names(
 
 
 def _copy_library_size(
-    file: h5py.File, column: str, cells: pd.Index, out: h5py.File, problems: Problems
+    file: Group, column: str, cells: pd.Index, out: h5py.File, problems: Problems
 ) -> None:
     values = obs_column(file, column, "library size", "outcome.library_size", cells, problems)
     if values is None:
@@ -132,9 +131,13 @@ class _OutcomeChecks:
     """Counts what is wrong with an outcome while its rows pass by."""
 
     def __init__(self, transform: str, sums_matter: bool):
-        self.faults = Faults(may_be_negative=transform == "none")
-        self.sums_matter = transform != "none" and sums_matter
+        may_be_negative = transform in ("none", "logged")
+        self.transform = transform
+        self.faults = Faults(may_be_negative, whole=transform == "counts")
+        self.sums_matter = transform in SUMMED and sums_matter
         self.empty_rows: list[int] = []
+        self.largest = 0.0
+        self.whole = True
 
     def look(self, start: int, rows: np.ndarray | sp.csr_matrix) -> None:
         has_fault = self.faults.look(start, rows)
@@ -142,16 +145,36 @@ class _OutcomeChecks:
             with np.errstate(invalid="ignore"):
                 sums = np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
                 self.empty_rows += (start + np.flatnonzero((sums <= 0) & ~has_fault)).tolist()
+        stored = rows.data if sp.issparse(rows) else rows
+        if self.transform == "log_normalize" and stored.dtype.kind == "f" and stored.size:
+            self.largest = max(self.largest, float(stored.max()))
+            self.whole = self.whole and bool(np.all(stored == np.floor(stored)))
 
     def report(
         self, where: str, cells: pd.Index, features: list[str] | None, problems: Problems
     ) -> None:
         mend = "remove those cells or fill the values in; counts and usage cannot be negative."
+        if self.faults.count.get("fractional"):
+            mend = "name the matrix that holds the counts, or use another `transform`."
         self.faults.report(where, cells, features, mend, problems)
-        if self.empty_rows:
+        if self.empty_rows and self.transform == "log_normalize":
+            log.warning(
+                "%s: %d cells have no counts and enter as zeros: %s",
+                where,
+                len(self.empty_rows),
+                quoted(cells[self.empty_rows], 3),
+            )
+        elif self.empty_rows:
             problems.add(
                 where,
                 f"{len(self.empty_rows):,} rows sum to zero "
                 f"(cells {quoted(cells[self.empty_rows], 3)})",
                 "remove those cells: they have no usage or counts to compare.",
+            )
+        if not self.whole:
+            log.warning(
+                "%s: holds no whole numbers; the largest is %.4g. If it is normalized already, "
+                "`transform: logged` takes logarithms as they are, `transform: none` all else",
+                where,
+                self.largest,
             )

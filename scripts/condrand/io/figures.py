@@ -1,9 +1,12 @@
 """Figures to files: complete or absent, and equal bytes for an equal figure."""
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from condrand.io.atomic import replacing
@@ -52,12 +55,51 @@ def save_figure(figure: Figure, *paths: str | os.PathLike[str]) -> None:
                 f"cannot save a figure as {str(path)!r}: the suffix is {path.suffix!r}, "
                 f"expected one of {', '.join(_FORMATS)}"
             )
+    with _settings():
+        for path in targets:
+            _save(figure, path)
+
+
+def save_pages(figures: Iterable[Figure], path: str | os.PathLike[str]) -> None:
+    """Save figures as the pages of one PDF.
+
+    Parameters
+    ----------
+    figures
+        At least one; taken one after another, so that a generator keeps one in memory.
+    path
+        File ending in .pdf; its folder is made.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one, or there is no figure; then nothing is written.
+
+    Notes
+    -----
+    Complete or absent, and equal bytes for equal figures, as with :func:`save_figure`.
+    """
+    path = Path(path)
+    if path.suffix != ".pdf":
+        raise ValueError(
+            f"cannot save pages as {str(path)!r}: the suffix is {path.suffix!r}, expected .pdf"
+        )
+    dpi, metadata = _FORMATS[".pdf"]
+    with _settings(), replacing(path) as temporary:
+        with PdfPages(temporary, metadata=metadata) as pages:
+            for figure in figures:
+                pages.savefig(figure, dpi=dpi)
+            if not pages.get_pagecount():
+                raise ValueError(f"there is no figure to save as {str(path)!r}")
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
     with matplotlib.rc_context():
         # A user's matplotlibrc must not change the bytes.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
-        for path in targets:
-            _save(figure, path)
+        yield
 
 
 def _save(figure: Figure, path: Path) -> None:

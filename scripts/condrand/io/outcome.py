@@ -143,6 +143,12 @@ def read_header(path: str | Path) -> OutcomeHeader:
         return _header(file)
 
 
+def read_features(path: str | Path) -> list[str]:
+    """Names of the features of any engine's outcome, in the screen's order."""
+    with h5py.File(path, "r") as file:
+        return _strings(file["var"][file["var"].attrs["_index"]])
+
+
 def read_treated(path: str | Path, kinds_and_names: list[tuple[str, str]]) -> list[np.ndarray]:
     """Treated cells of some units of a stored screen.
 

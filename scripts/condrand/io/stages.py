@@ -13,14 +13,10 @@ import scipy.sparse as sp
 
 from condrand.guide_counts import GuideCounts
 from condrand.io.atomic import replacing
+from condrand.io.blocks import outcome_name, read_whole
 from condrand.io.h5ad import new_anndata, read, write_element
 from condrand.io.outcome import Outcome
 from condrand.statistics.scores import DenseScores
-
-
-def outcome_name(key: str) -> str:
-    """Name of an outcome's element in the stored screen."""
-    return f"outcome.{key.replace('/', ':')}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class StoredScreen:
             return cls(
                 read(file, "obs").index,
                 [str(feature) for feature in read(file, f"uns/features.{name}")],
-                read(file, f"obsm/{name}"),
+                read_whole(file, settings["key"]),
                 None if column is None else read(file, f"obsm/library_size.{column}").ravel(),
                 read(file, "obsm/covariates"),
                 int(read(file, threshold)) if threshold in file else None,

@@ -20,9 +20,12 @@ _COLUMNS = (
     "fdr",
     "p_source",
 )
+# A fold change against nothing is as large as the pseudocount is small, and tells no more.
+_ONE_SIDED = ("seen in target cells alone", "seen in control cells alone")
+FOLD_CHANGE = "log₂ fold change"
 
 
-def tested(table: pd.DataFrame) -> pd.DataFrame:
+def tested(table: pd.DataFrame, *more: str) -> pd.DataFrame:
     """Give the rows of an effects table that hold a p value.
 
     Parameters
@@ -30,6 +33,8 @@ def tested(table: pd.DataFrame) -> pd.DataFrame:
     table
         One row per target and feature, columns of the results contract; may be empty, even
         without columns.
+    *more
+        Columns wanted beside those of the contract, where the table has them.
 
     Returns
     -------
@@ -37,9 +42,65 @@ def tested(table: pd.DataFrame) -> pd.DataFrame:
         The columns that figures use, rows with a finite ``p_value``, in the order given.
     """
     if table.empty:
-        return pd.DataFrame(columns=list(_COLUMNS))
+        return pd.DataFrame(columns=[*_COLUMNS, *more])
     finite = np.isfinite(table["p_value"].to_numpy(np.float64))
-    return table.loc[finite, list(_COLUMNS)]
+    return table.loc[finite, [*_COLUMNS, *(name for name in more if name in table.columns)]]
+
+
+def beyond(table: pd.DataFrame, sizes: np.ndarray, scale: str) -> np.ndarray:
+    """Tell which tests of features seen in one group alone lie farther out than all others.
+
+    Parameters
+    ----------
+    table
+        Column ``note``; without it, none does.
+    sizes : float64 array, shape (n_tests,)
+        Effects as they are drawn, finite.
+    scale
+        Of the effects. Only a fold change depends on a pseudocount; otherwise, none does.
+
+    Returns
+    -------
+    bool array, shape (n_tests,)
+        None where no feature was seen in both groups: then there is nothing to lie beyond.
+    """
+    if "note" not in table.columns or "fold change" not in scale:
+        return np.zeros(sizes.size, dtype=bool)
+    codes, notes = pd.factorize(table["note"])
+    known = np.array([any(part in str(note) for part in _ONE_SIDED) for note in notes] + [False])
+    one_sided = known[codes]
+    if one_sided.all():
+        return np.zeros(sizes.size, dtype=bool)
+    return one_sided & (np.abs(sizes) > np.abs(sizes[~one_sided]).max())
+
+
+def fold_changes(table: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """Give the log2 fold changes, or the effects where some of them have none.
+
+    Parameters
+    ----------
+    table
+        Columns ``effect``, ``effect_scale`` and ``log2_fold_change``.
+
+    Returns
+    -------
+    values : float64 array, shape (n_tests,)
+        Fold changes only if every row with an effect has one: values that may be negative have
+        means without a log.
+    scale : str
+        What they are, for the label of an axis: ``FOLD_CHANGE`` or that of the effects.
+    """
+    effect = table["effect"].to_numpy(np.float64)
+    values = table["log2_fold_change"].to_numpy(np.float64)
+    if (np.isfinite(values) | ~np.isfinite(effect)).all():
+        return values, FOLD_CHANGE
+    return effect, effect_label(table)
+
+
+def effect_label(table: pd.DataFrame) -> str:
+    """Give the label of an axis of effects, with their scale."""
+    scales = [str(scale) for scale in table["effect_scale"].dropna().unique()]
+    return ", ".join(["Effect", *scales])
 
 
 def log10_p(table: pd.DataFrame) -> np.ndarray:
@@ -164,7 +225,9 @@ def shared_floor(p: np.ndarray) -> float | None:
     return float(np.log10(inverse)) if abs(inverse - round(inverse)) < 1e-6 * inverse else None
 
 
-def thin_grid(x: np.ndarray, y: np.ndarray, *, cells: int = 600) -> np.ndarray:
+def thin_grid(
+    x: np.ndarray, y: np.ndarray, *, cells: int = 600, least: int = 20_000
+) -> np.ndarray:
     """Choose points so that none is left out that would look different from those chosen.
 
     Parameters
@@ -173,15 +236,15 @@ def thin_grid(x: np.ndarray, y: np.ndarray, *, cells: int = 600) -> np.ndarray:
         Finite coordinates.
     cells
         The range of either axis is cut into this many cells.
+    least
+        Fewer points than these are all drawn: so many opaque marks take a blink.
 
     Returns
     -------
     int64 array
-        Increasing positions: the first point of every occupied cell. All of them when the
-        points are fewer than 20,000.
+        Increasing positions: the first point of every occupied cell, or all.
     """
-    # As many opaque marks are drawn in a blink.
-    if x.size < 20_000:
+    if x.size < least:
         return np.arange(x.size)
     cell = np.zeros(x.size, dtype=np.int64)
     for values in (x, y):

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 # Colours that colour-blind readers tell apart: Okabe & Ito (2008), "Color Universal Design".
@@ -195,7 +196,7 @@ def freeze_layout(figure: Figure) -> None:
     -----
     Labels are placed after this step, in points; and a figure saved twice gives equal bytes.
     """
-    if figure.get_layout_engine() is not None:
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
 

@@ -1,4 +1,4 @@
-"""Rule crt_groups: form groups of NTC guides that look like targets."""
+"""Rule ntc_groups: form groups of NTC guides that look like targets."""
 
 from condrand.entry import start
 
