@@ -119,19 +119,20 @@ def read_mb(path: str | Path) -> int:
     return math.ceil(sum(file.stat().st_size for file in files) / _MB)
 
 
-def blocks_mb(blocks: str | Path) -> list[float]:
-    """Sizes of the blocks of features, MiB, from ``blocks.tsv``."""
+def feature_blocks(blocks: str | Path) -> tuple[list[float], int]:
+    """Sizes of the blocks of features, MiB, and all their features, from ``blocks.tsv``."""
     with open(blocks, newline="") as lines:
-        return [float(row["mb"]) for row in csv.DictReader(lines, delimiter="\t")]
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    return [float(row["mb"]) for row in rows], sum(int(row["n_features"]) for row in rows)
 
 
 def load_mem_mb(input_mb: float) -> int:
     """Memory of the load job, MiB.
 
     The outcome is copied in pieces; guide calls and covariates are held. Measured: 507 MiB for a
-    file of 211 MiB, of which the libraries are 300.
+    file of 211 MiB, of which the libraries are 300; 620 MiB for one of 2 GiB without guide calls.
     """
-    return int(800 + 2 * input_mb)
+    return int(1500 + 0.1 * input_mb)
 
 
 def normalize_mem_mb(screen_mb: float) -> int:
@@ -186,9 +187,26 @@ def propensity_runtime_min(outcome_mb: float, n_units: int) -> int:
     return max(5, math.ceil(4 * n_units * 10 * outcome_mb / 2000 / 60))
 
 
-def dex_shard_mem_mb(blocks_mb: list[float]) -> int:
-    """Memory of a shard of comparisons, MiB: a block of features at a time, and its tables."""
-    return int(600 + 5 * max(blocks_mb))
+def dex_groups_mem_mb(screen_mb: float) -> int:
+    """Memory of grouping the cells, MiB: names and some numbers of each."""
+    return int(1500 + 0.05 * screen_mb)
+
+
+def dex_shard_mem_mb(blocks_mb: list[float], n_tests: int) -> int:
+    """Memory of a shard of comparisons, MiB.
+
+    A block of features at a time with its tables, and sums of all tests. Measured: 467 MiB for
+    blocks of 53 MiB and 0.5 million tests.
+    """
+    return int(500 + 4 * max(blocks_mb) + 100 * n_tests / _MB)
+
+
+def dex_merge_mem_mb(n_tests: int) -> int:
+    """Memory of the merge of a batch of comparisons, MiB: the sums of all tests, twice.
+
+    Measured: 654 MiB for 4 million tests.
+    """
+    return int(600 + 130 * n_tests / _MB)
 
 
 def dex_shard_runtime_min(blocks_mb: list[float], n_shards: int) -> int:

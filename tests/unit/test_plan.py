@@ -129,10 +129,13 @@ def test_the_load_of_a_batch_is_read_from_the_targets(tmp_path):
 
 @pytest.mark.parametrize(
     "need",
-    [plan.load_mem_mb, plan.normalize_mem_mb, plan.propensity_mem_mb, plan.ntc_null_mem_mb],
+    [
+        *(plan.load_mem_mb, plan.normalize_mem_mb, plan.propensity_mem_mb),
+        *(plan.ntc_null_mem_mb, plan.dex_groups_mem_mb),
+    ],
 )
 def test_memory_grows_with_the_input(need):
-    values = [need(mb) for mb in (0, 1, 100, 10_000)]
+    values = [need(mb) for mb in (0, 100, 1000, 10_000)]
     assert values == sorted(set(values)) and values[0] >= 400
     assert all(isinstance(value, int) for value in values)
 
@@ -155,6 +158,28 @@ def test_the_memory_of_a_job_holds_what_it_reads():
     for need in (plan.propensity_mem_mb, partial(plan.shard_mem_mb, threads=1)):
         assert need(10_000) > 10_000 + 400
     assert plan.ntc_null_mem_mb(10_000) > 20_000
+
+
+def test_comparisons_of_blocks_need_memory_for_the_largest_and_for_all_tests(tmp_path):
+    table = tmp_path / "blocks.tsv"
+    table.write_text(
+        "block\tfirst_feature\tn_features\tn_stored\tmb\n0\t0\t512\t10\t700.5\n1\t512\t88\t9\t20\n"
+    )
+    blocks_mb, n_features = plan.feature_blocks(table)
+    assert (blocks_mb, n_features) == ([700.5, 20.0], 600)
+    assert plan.dex_shard_mem_mb(blocks_mb, 0) > 2 * 700.5
+    # Eight bytes for each of six sums, twice.
+    assert plan.dex_shard_mem_mb([1.0], 10**8) > 2 * 6 * 8 * 10**8 / 2**20
+    assert plan.dex_merge_mem_mb(10**8) > 2 * 6 * 8 * 10**8 / 2**20
+    minutes = [plan.dex_shard_runtime_min([1e5] * 40, shards) for shards in (1, 4, 40)]
+    assert minutes == sorted(set(minutes), reverse=True)
+
+
+def test_a_folder_is_as_large_as_its_files(tmp_path):
+    (tmp_path / "screen.zarr" / "X").mkdir(parents=True)
+    for name in ("zarr.json", "X/0"):
+        (tmp_path / "screen.zarr" / name).write_bytes(bytes(2**20))
+    assert plan.read_mb(tmp_path / "screen.zarr") >= 2
 
 
 def test_small_jobs_still_get_five_minutes():

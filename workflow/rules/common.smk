@@ -244,11 +244,25 @@ def shard_mem_mb(wildcards, input, threads, attempt):
 
 
 def dex_shard_mem_mb(wildcards, input, attempt):
-    return attempt * plan.dex_shard_mem_mb(plan.blocks_mb(input.blocks))
+    blocks_mb, n_features = plan.feature_blocks(input.blocks)
+    units, _ = plan.batch_load([input.groups], int(wildcards.batch))
+    n_tests = units * -(-n_features // len(SHARDS))
+    return attempt * plan.dex_shard_mem_mb(blocks_mb, n_tests)
 
 
 def dex_shard_runtime(wildcards, input, attempt):
-    return attempt * plan.dex_shard_runtime_min(plan.blocks_mb(input.blocks), len(SHARDS))
+    blocks_mb, _ = plan.feature_blocks(input.blocks)
+    return attempt * plan.dex_shard_runtime_min(blocks_mb, len(SHARDS))
+
+
+def dex_groups_mem_mb(wildcards, input, attempt):
+    return attempt * plan.dex_groups_mem_mb(plan.read_mb(input.screen))
+
+
+def dex_merge_mem_mb(wildcards, input, attempt):
+    _, n_features = plan.feature_blocks(input.blocks)
+    units, _ = plan.batch_load([input.groups], int(wildcards.batch))
+    return attempt * plan.dex_merge_mem_mb(units * n_features)
 
 
 def ntc_null_mem_mb(wildcards, input, attempt):

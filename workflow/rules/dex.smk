@@ -28,7 +28,7 @@ rule dex_groups:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=dex_groups_mem_mb,
         runtime=20,
     params:
         settings=groups_settings,
@@ -44,6 +44,7 @@ rule dex_shard:
     input:
         screen="results/{screen}/screen.h5ad",
         outcome="results/{screen}/{analysis}/outcome.h5ad",
+        groups=ancient("results/{screen}/{analysis}/groups.tsv"),
         blocks=ancient("results/{screen}/{analysis}/blocks.tsv"),
         kernels=ancient("results/kernels.txt"),
     output:
@@ -73,6 +74,8 @@ rule dex_merge:
     input:
         outcome="results/{screen}/{analysis}/outcome.h5ad",
         shards=shards_of_batch,
+        groups=ancient("results/{screen}/{analysis}/groups.tsv"),
+        blocks=ancient("results/{screen}/{analysis}/blocks.tsv"),
     output:
         table="results/{screen}/{analysis}/batch-{batch}.parquet",
     log:
@@ -84,7 +87,7 @@ rule dex_merge:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=tables_mem_mb,
+        mem_mb=dex_merge_mem_mb,
         runtime=20,
     params:
         batch=lambda wildcards: int(wildcards.batch),
