@@ -17,3 +17,25 @@ def test_the_benchmark_of_crt_runs_on_a_small_screen():
     )
     for words in ("bernoulli_index ols", "stratified_perm rank", "NTC null", "agreement over 8"):
         assert words in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_dex_runs_on_a_small_screen_without_peers(tmp_path):
+    small = ["--peers", "none", "--cells", "1500", "--features", "200", "--targets", "8"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "dex.py", *small, "--repeats", "1", "--folder", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for words in (
+        *("Mann-Whitney in memory, logged", "Mann-Whitney in memory, counts", "Welch in memory"),
+        *("from disk, logged", "from disk, counts", "scipy, float64: log p of"),
+        *(
+            "condrand kernels",
+            "condrand.dex(path)",
+            "100.0000 % within 1e-6",
+            "wall on one thread",
+        ),
+    ):
+        assert words in done.stdout
