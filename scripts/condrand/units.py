@@ -9,6 +9,9 @@ from condrand.errors import Problems, nearest, quoted
 
 TARGET, NTC_GUIDE, NTC_GROUP = "target", "ntc_guide", "ntc_group"
 
+# Targets by which guides are known for controls, unless a user says otherwise.
+NTC_LABELS = ("SAFE", "non-targeting", "NTC", "safe-targeting")
+
 # Kinds of controls that an analysis tests.
 CONTROLS = {
     "none": (),

@@ -4,111 +4,100 @@ A gene's numbers are those of the workflow for the same data, seed, B, sampler a
 every default is: the workflow tests ``ols_t``, and its ranks are those of residuals.
 """
 
-from condrand.api.burden import add_burden_covariate, compute_guide_burden
-from condrand.api.controls import (
-    build_ntc_group_inputs,
-    compute_guide_set_null_pvals,
-    compute_ntc_group_null_pvals_parallel,
-    crt_pvals_for_guide_set,
-    crt_pvals_for_guide_set_skew,
-    crt_pvals_for_ntc_groups_ensemble,
-    crt_pvals_for_ntc_groups_ensemble_skew,
-)
-from condrand.api.dex import dex
-from condrand.api.diagnostics import (
-    compute_empirical_p_value,
-    compute_unit_diagnostics,
-    fit_and_evaluate_skew_normal,
-    fit_skew_normal,
-    is_bh_adjusted_like,
-)
-from condrand.api.draws import bernoulli_index_sampler, stratified_permutation_sampler
-from condrand.api.figures import make_ntc_empirical_qq_plots, qq_plot_ntc_pvals
-from condrand.api.inputs import (
-    CRTInputs,
-    limit_threading,
-    prepare_crt_inputs,
-    store_results_in_adata,
-)
-from condrand.api.propensities import fit_propensity_logistic
-from condrand.api.targets import (
-    CRTGeneResult,
-    compute_gene_null_pvals,
-    crt_null_stats_for_test,
-    run_all_genes_union_crt,
-    run_one_gene_union_crt,
-)
-from condrand.nulls.leave_one_out import (
-    compute_null_pvals_from_null_stats,
-    crt_null_pvals_from_null_stats_fast,
-    crt_null_pvals_from_null_stats_matrix,
-    qq_expected_grid,
-)
-from condrand.nulls.ntc_empirical import (
-    compute_ntc_empirical_pvals_crossfit,
-    compute_ntc_empirical_pvals_gene_agg_crossfit,
-    compute_ols_denom,
-    compute_ols_denom_reference,
-    empirical_pvals_vs_ntc,
-    sample_ntc_pseudogenes_with_replacement,
-    split_ntc_guides,
-    split_ntc_units,
-)
-from condrand.nulls.ntc_groups import (
-    guide_frequency,
-    make_ntc_groups_ensemble,
-    make_ntc_groups_matched_by_freq,
-)
-from condrand.plots.qq_crossfit import bootstrap_qq_envelope, expected_quantiles, qq_coords
-from condrand.samplers.strata import compute_bins
+from importlib import import_module
 
-__all__ = [
-    "CRTGeneResult",
-    "CRTInputs",
-    "add_burden_covariate",
-    "bernoulli_index_sampler",
-    "bootstrap_qq_envelope",
-    "build_ntc_group_inputs",
-    "compute_bins",
-    "compute_empirical_p_value",
-    "compute_gene_null_pvals",
-    "compute_guide_burden",
-    "compute_guide_set_null_pvals",
-    "compute_ntc_empirical_pvals_crossfit",
-    "compute_ntc_empirical_pvals_gene_agg_crossfit",
-    "compute_ntc_group_null_pvals_parallel",
-    "compute_null_pvals_from_null_stats",
-    "compute_ols_denom",
-    "compute_ols_denom_reference",
-    "compute_unit_diagnostics",
-    "crt_null_pvals_from_null_stats_fast",
-    "crt_null_pvals_from_null_stats_matrix",
-    "crt_null_stats_for_test",
-    "crt_pvals_for_guide_set",
-    "crt_pvals_for_guide_set_skew",
-    "crt_pvals_for_ntc_groups_ensemble",
-    "crt_pvals_for_ntc_groups_ensemble_skew",
-    "dex",
-    "empirical_pvals_vs_ntc",
-    "expected_quantiles",
-    "fit_and_evaluate_skew_normal",
-    "fit_propensity_logistic",
-    "fit_skew_normal",
-    "guide_frequency",
-    "is_bh_adjusted_like",
-    "limit_threading",
-    "make_ntc_empirical_qq_plots",
-    "make_ntc_groups_ensemble",
-    "make_ntc_groups_matched_by_freq",
-    "prepare_crt_inputs",
-    "qq_coords",
-    "qq_expected_grid",
-    "qq_plot_ntc_pvals",
-    "run_all_genes_union_crt",
-    "run_one_gene_union_crt",
-    "sample_ntc_pseudogenes_with_replacement",
-    "split_ntc_guides",
-    "split_ntc_units",
-    "store_results_in_adata",
-    "stratified_permutation_sampler",
-]
+# A module is imported when one of its names is first asked for: figures need matplotlib, one call
+# of dex does not.
+_NAMES = {
+    "condrand.api.burden": [
+        "add_burden_covariate",
+        "compute_guide_burden",
+    ],
+    "condrand.api.controls": [
+        "build_ntc_group_inputs",
+        "compute_guide_set_null_pvals",
+        "compute_ntc_group_null_pvals_parallel",
+        "crt_pvals_for_guide_set",
+        "crt_pvals_for_guide_set_skew",
+        "crt_pvals_for_ntc_groups_ensemble",
+        "crt_pvals_for_ntc_groups_ensemble_skew",
+    ],
+    "condrand.api.dex": [
+        "dex",
+    ],
+    "condrand.api.diagnostics": [
+        "compute_empirical_p_value",
+        "compute_unit_diagnostics",
+        "fit_and_evaluate_skew_normal",
+        "fit_skew_normal",
+        "is_bh_adjusted_like",
+    ],
+    "condrand.api.draws": [
+        "bernoulli_index_sampler",
+        "stratified_permutation_sampler",
+    ],
+    "condrand.api.figures": [
+        "make_ntc_empirical_qq_plots",
+        "qq_plot_ntc_pvals",
+    ],
+    "condrand.api.inputs": [
+        "CRTInputs",
+        "limit_threading",
+        "prepare_crt_inputs",
+        "store_results_in_adata",
+    ],
+    "condrand.api.propensities": [
+        "fit_propensity_logistic",
+    ],
+    "condrand.api.targets": [
+        "CRTGeneResult",
+        "compute_gene_null_pvals",
+        "crt_null_stats_for_test",
+        "run_all_genes_union_crt",
+        "run_one_gene_union_crt",
+    ],
+    "condrand.nulls.leave_one_out": [
+        "compute_null_pvals_from_null_stats",
+        "crt_null_pvals_from_null_stats_fast",
+        "crt_null_pvals_from_null_stats_matrix",
+        "qq_expected_grid",
+    ],
+    "condrand.nulls.ntc_empirical": [
+        "compute_ntc_empirical_pvals_crossfit",
+        "compute_ntc_empirical_pvals_gene_agg_crossfit",
+        "compute_ols_denom",
+        "compute_ols_denom_reference",
+        "empirical_pvals_vs_ntc",
+        "sample_ntc_pseudogenes_with_replacement",
+        "split_ntc_guides",
+        "split_ntc_units",
+    ],
+    "condrand.nulls.ntc_groups": [
+        "guide_frequency",
+        "make_ntc_groups_ensemble",
+        "make_ntc_groups_matched_by_freq",
+    ],
+    "condrand.plots.qq_crossfit": [
+        "bootstrap_qq_envelope",
+        "expected_quantiles",
+        "qq_coords",
+    ],
+    "condrand.samplers.strata": [
+        "compute_bins",
+    ],
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Kept, so that the module `condrand.api.dex` does not hide the function of its name.
+    globals()[name] = found = getattr(import_module(_MODULE_OF[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,6 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.api import elements
-from condrand.api.inputs import NTC_LABELS
 from condrand.engines import dex as engine
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.fdr import benjamini_hochberg
@@ -24,6 +23,7 @@ from condrand.inputs.guides import read_guides
 from condrand.io.h5ad import Matrix, matrix, open_h5ad, read
 from condrand.twosample.control import ControlTables
 from condrand.twosample.rows import Facts, Scaling
+from condrand.units import NTC_LABELS
 
 if TYPE_CHECKING:  # a type only: whoever has an AnnData has imported it
     from anndata import AnnData

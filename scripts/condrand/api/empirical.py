@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from condrand.api.inputs import NTC_LABELS, CRTInputs, carriers, columns_of, outcome_of
+from condrand.api.inputs import CRTInputs, carriers, columns_of, outcome_of
 from condrand.api.propensities import given_propensity
 from condrand.api.resampling import Options, batches_of, refuse_unknown
 from condrand.engines.ntc_null import (
@@ -25,7 +25,7 @@ from condrand.nulls.ntc_empirical import (
     empirical_pvals_by_batch,
     empirical_pvals_vs_ntc,
 )
-from condrand.units import TARGET
+from condrand.units import NTC_LABELS, TARGET
 
 _DEFAULTS: Mapping[str, Any] = {
     "ntc_labels": NTC_LABELS,

@@ -27,7 +27,6 @@ from condrand.statistics import STATISTICS
 if TYPE_CHECKING:  # a type only: whoever has an AnnData has imported it
     from anndata import AnnData
 
-NTC_LABELS = ("SAFE", "non-targeting", "NTC", "safe-targeting")
 # Columns whose mean and standard deviation are this close to 0 and 1 are taken as they are.
 _STANDARDIZED = 1e-9
 _INTERCEPT = "intercept"

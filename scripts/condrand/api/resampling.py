@@ -11,7 +11,7 @@ import pandas as pd
 
 from condrand.api.burden import BURDEN_KEY, guide_counts
 from condrand.api.draws import check_resamples
-from condrand.api.inputs import NTC_LABELS, CRTInputs, carriers, columns_of, outcome_of
+from condrand.api.inputs import CRTInputs, carriers, columns_of, outcome_of
 from condrand.api.propensities import (
     CLIP,
     GivenPropensities,
@@ -27,7 +27,7 @@ from condrand.plan import n_blocks
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY
 from condrand.statistics import STATISTICS
-from condrand.units import NTC_GROUP, TARGET, join_guides
+from condrand.units import NTC_GROUP, NTC_LABELS, TARGET, join_guides
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from condrand.api.empirical import ntc_empirical
-from condrand.api.inputs import NTC_LABELS, CRTInputs
+from condrand.api.inputs import CRTInputs
 from condrand.api.propensities import fit_propensity_logistic
 from condrand.api.resampling import (
     STAT_NAMES,
@@ -20,6 +20,7 @@ from condrand.api.resampling import (
     statistic_of,
 )
 from condrand.nulls.leave_one_out import compute_null_pvals_from_null_stats
+from condrand.units import NTC_LABELS
 
 # Genes whose propensities are held at once.
 _TOGETHER = 64

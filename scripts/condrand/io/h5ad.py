@@ -636,6 +636,9 @@ def _length(column: Any) -> int:
 
 
 def _read_element(element: Any) -> Any:
+    plain = _read_plain(element)
+    if plain is not None:
+        return plain
     from anndata.io import read_elem
 
     value = read_elem(element)
@@ -647,6 +650,22 @@ def _read_element(element: Any) -> Any:
         # Text of Zarr, in a type of numpy that pandas does not take.
         return value.astype(object)
     return value
+
+
+def _read_plain(element: Any) -> np.ndarray | pd.Categorical | None:
+    """Numbers, text and categories of HDF5, as anndata reads them but without importing it."""
+    if isinstance(element, h5py.Dataset) and "categories" not in element.attrs:
+        kind = element.attrs.get("encoding-type")
+        if kind == "array" and element.dtype.kind in "biuf" and element.ndim:
+            return element[()]
+        if kind == "string-array" and h5py.check_string_dtype(element.dtype) is not None:
+            return element.asstr()[()]
+    elif isinstance(element, h5py.Group) and element.attrs.get("encoding-type") == "categorical":
+        codes, categories = (_read_plain(element[name]) for name in ("codes", "categories"))
+        if codes is not None and categories is not None:
+            ordered = bool(element.attrs["ordered"])
+            return pd.Categorical.from_codes(codes, categories, ordered=ordered)
+    return None
 
 
 def _parent(element: Any) -> Group:
