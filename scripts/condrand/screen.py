@@ -6,7 +6,6 @@ trust what :func:`load_screen` wrote.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +30,9 @@ from condrand.io.h5ad import (
 )
 from condrand.io.tables import write_tsv
 from condrand.plan import deal
-from condrand.units import NTC_GUIDE, TARGET, join_guides
+from condrand.units import NTC_GUIDE, TARGET, Unit, join_guides
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A set of guides that is tested together: all guides of a target, or one NTC guide.
-
-    Attributes
-    ----------
-    name : str
-    kind : {"target", "ntc_guide"}
-    guides : list of str
-    cells : int64[::1]
-        Cells that carry any of them, sorted.
-    """
-
-    name: str
-    kind: str
-    guides: list[str]
-    cells: np.ndarray
 
 
 def load_screen(

@@ -3,9 +3,14 @@
 import csv
 import io
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condrand.errors import Problems, nearest, quoted
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TARGET, NTC_GUIDE, NTC_GROUP = "target", "ntc_guide", "ntc_group"
 
@@ -18,6 +23,26 @@ CONTROLS = {
     "guides": (NTC_GUIDE,),
     "groups": (NTC_GUIDE, NTC_GROUP),
 }
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Cells that are tested together: of all guides of a target, of an NTC guide, of a group.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"target", "ntc_guide", "ntc_group"}
+    guides : list of str
+        Empty where cells are grouped by a column of obs.
+    cells : int64[::1]
+        Cells that carry any of them, sorted.
+    """
+
+    name: str
+    kind: str
+    guides: list[str]
+    cells: "np.ndarray"
 
 
 def join_guides(guides: list[str]) -> str:

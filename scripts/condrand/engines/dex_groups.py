@@ -23,31 +23,13 @@ from condrand.units import (
     NTC_GROUP,
     NTC_GUIDE,
     TARGET,
+    Unit,
     join_guides,
     read_units,
     refuse_strangers,
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Cells that are tested together.
-
-    Attributes
-    ----------
-    kind, name : str
-    guides : list of str
-        Whose cells they are; empty where cells are grouped by a column of obs.
-    cells : int64[::1]
-        Sorted.
-    """
-
-    kind: str
-    name: str
-    guides: list[str]
-    cells: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -169,7 +151,7 @@ def _by_guides(
     refuse_strangers("control_group", [n for n in [settings["control_group"]] if n], groups)
     wanted = groups if settings["targets"] == "all" else settings["targets"]
     units = [
-        Unit(kind, name, of_target[name] if kind == TARGET else [name], cells)
+        Unit(name, kind, of_target[name] if kind == TARGET else [name], cells)
         for (kind, name), cells in carriers.items()
         if (kind == TARGET and name != settings["control_group"] and name in wanted)
         or kind in CONTROLS[settings["controls"]]
@@ -177,7 +159,7 @@ def _by_guides(
     if NTC_GROUP in CONTROLS[settings["controls"]] and ntc_groups is not None:
         for kind, name, members in read_units([ntc_groups]):
             cells = [np.zeros(0, np.int64), *(carriers[NTC_GUIDE, guide] for guide in members)]
-            units.append(Unit(kind, name, members, np.unique(np.concatenate(cells))))
+            units.append(Unit(name, kind, members, np.unique(np.concatenate(cells))))
     return Grouping(units, groups, is_ntc, counts.n_guides > 0, is_used)
 
 
@@ -201,7 +183,7 @@ def _by_column(file: h5py.File, settings: Mapping[str, Any]) -> Grouping:
         # Against all other cells the controls are a group as any.
         aside = labels if settings["control"] != "rest" else set()
         wanted = set(levels) - aside - {settings["control_group"]}
-    units = [Unit(TARGET, name, [], everyone[name]) for name in sorted(wanted)]
+    units = [Unit(name, TARGET, [], everyone[name]) for name in sorted(wanted)]
     is_used = codes >= 0
     return Grouping(units, everyone, is_ntc, is_used & ~is_ntc, is_used)
 
