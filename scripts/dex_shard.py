@@ -12,5 +12,6 @@ sum_shard(
     shard=snakemake.output.shard,
     batch=snakemake.params.batch,
     run=snakemake.params.run,
+    test=snakemake.params.test,
     threads=snakemake.threads,
 )

@@ -15,7 +15,7 @@ from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY
 from condrand.statistics import ols
 from condrand.twosample.control import ControlTables
-from condrand.twosample.rows import Facts
+from condrand.twosample.rows import Facts, Needs
 from condrand.version import kernel_sources_digest
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ def warm(stamp: str | Path) -> None:
         for rows in (counts, sp.csr_matrix(counts)):
             totals = Facts.of(rows, np.arange(n_cells)).totals + 1.0
             for library in (totals, None):
-                control = ControlTables.of(rows, library, counts=library is None)
-                dex.sums(control, rows, np.array([0, n_cells]), np.array([True]), library)
+                for needs in (Needs(), Needs(ranks=False)):
+                    control = ControlTables.of(rows, library, counts=library is None, needs=needs)
+                    dex.sums(control, rows, np.array([0, n_cells]), np.array([True]), library)
     log.info("kernels ready after %.1f s", time.monotonic() - began)
     write_text(kernel_sources_digest() + "\n", stamp)

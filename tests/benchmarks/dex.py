@@ -85,12 +85,13 @@ class Kernels:
             library = Facts.of(rows, np.arange(rows.shape[0]), threads).totals
         measure = "logged" if job["kind"] == "logged" else "log1p"
         counts = job["kind"] == "counts"
+        settings = dex.Settings(job["test"], measure)
+        common = {"needs": settings.needs, "threads": threads}
         tables = ControlTables.of(
-            rows, library, Scaling(measure), order=control, counts=counts, threads=threads
+            rows, library, Scaling(measure), order=control, counts=counts, **common
         )
         ptr, within = starts[1:] - starts[1], np.zeros(len(starts) - 2, bool)
         sums = dex.sums(tables, rows, ptr, within, library, order=rest, threads=threads)
-        settings = dex.Settings(job["test"], measure)
         return sums, settings, dex.results(sums, settings, threads)
 
     def p_values(self, result, adata, targets):

@@ -32,11 +32,13 @@ def cells_of() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values[:N_CONTROL], values[N_CONTROL:], ptr
 
 
-def sums_of(measure="log1p", within=None, columns=slice(None), units=slice(None), threads=1):
+def sums_of(
+    measure="log1p", within=None, columns=slice(None), units=slice(None), threads=1, needs=None
+):
     control, target, ptr = cells_of()
     everyone = np.vstack([control, target])
     compared = control if within is None else everyone
-    counts = {"counts": measure != "logged", "threads": threads}
+    counts = {"counts": measure != "logged", "threads": threads, "needs": needs}
     tables = ControlTables.of(
         np.ascontiguousarray(compared[:, columns]), None, Scaling(measure), **counts
     )
@@ -52,6 +54,31 @@ def assert_same(one: dict, other: dict):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+# Sums that a test needs
+
+
+@pytest.mark.parametrize("geometric", [True, False])
+@pytest.mark.parametrize("test", dex.TESTS)
+@pytest.mark.parametrize("within", [None, [True] * len(SIZES)])
+def test_the_sums_that_a_test_needs_give_the_results_of_all_sums(test, geometric, within):
+    settings = dex.Settings(test, geometric_mean=geometric)
+    whole = dex.results(sums_of(within=within), settings)
+    some = sums_of(within=within, needs=settings.needs)
+    stored = some.as_arrays()
+    assert ("groups_two_u" in stored) == ("control_n_negative" in stored) == (test == "mwu")
+    assert ("groups_squares" in stored) == (test == "welch")
+    assert ("groups_natural" in stored) == (not geometric)
+    halves = [some.of(np.arange(2)), some.of(np.arange(2, len(SIZES)))]
+    for sums in (some, dex.Sums.from_arrays(stored), dex.Sums.of_units(halves)):
+        found = dex.results(sums, settings)
+        assert np.all(np.isnan(found["auroc"])) or test == "mwu"
+        for name in found.keys() - ({"auroc"} if test == "welch" else set()):
+            # Welch's sums of counts are added cell by cell, not count by count.
+            np.testing.assert_allclose(
+                found[name], whole[name], rtol=1e-9, atol=1e-12, err_msg=name
+            )
 
 
 # Against scipy

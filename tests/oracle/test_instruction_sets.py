@@ -57,7 +57,7 @@ for outcome in (values, sp.csr_matrix(np.where(values > 0.7, values, 0.0))):
 
 from condrand.engines import dex
 from condrand.twosample.control import ControlTables
-from condrand.twosample.rows import Facts, Scaling
+from condrand.twosample.rows import Facts, Needs, Scaling
 
 counts = random.negative_binomial(0.5, 0.1, (n, 11))
 ptr = np.array([0, 90, 90, 91, 600])
@@ -66,10 +66,11 @@ for dtype in (np.float32, np.float64, np.int32):
         totals = Facts.of(rows, np.arange(n)).totals + 1.0
         for library, measure in [(totals, "log1p"), (None, "log1p"), (None, "logged")]:
             common = {"counts": measure == "log1p" and library is None}
-            control = ControlTables.of(rows, library, Scaling(measure), **common)
-            sums = dex.sums(control, rows, ptr, np.ones(4, bool), library)
-            for array in sums.as_arrays().values():
-                digest.update(np.ascontiguousarray(array).tobytes())
+            for needs in (Needs(), Needs(ranks=False)):
+                control = ControlTables.of(rows, library, Scaling(measure), needs=needs, **common)
+                sums = dex.sums(control, rows, ptr, np.ones(4, bool), library)
+                for array in sums.as_arrays().values():
+                    digest.update(np.ascontiguousarray(array).tobytes())
 print(digest.hexdigest())
 """
 

@@ -6,10 +6,11 @@ import scipy.sparse as sp
 from scipy.stats import mannwhitneyu, ttest_ind
 
 from condrand.twosample import groups as groups_module
+from condrand.twosample import moments as moments_module
 from condrand.twosample.control import ControlTables
 from condrand.twosample.groups import group_sums, rest_sums
 from condrand.twosample.p_values import mann_whitney, welch
-from condrand.twosample.rows import Facts, Scaling
+from condrand.twosample.rows import Facts, Needs, Scaling
 
 N_CONTROL, N_FEATURES = 80, 300
 # One cell, none, many.
@@ -268,7 +269,7 @@ def test_threads_and_batches_do_not_change_the_bits(counts, threads, monkeypatch
     tables, one = compute(control, target, counts=counts)
     monkeypatch.setattr(groups_module, "_BATCH", 2000)
     monkeypatch.setattr(groups_module, "_BATCH_PER_CONTROL", 0)
-    monkeypatch.setattr(groups_module, "_GROUPS_OF_COUNTS", 2)
+    monkeypatch.setattr(groups_module, "_COUNT_BATCHES_PER_THREAD", 2)
     other, many = compute(control, target, threads=threads, counts=counts)
     assert_equal_bits(one, many)
     for name in ("ties", "total", "squares", "natural", "n_nonzero"):
@@ -369,7 +370,126 @@ def test_groups_against_the_rest_are_groups_against_a_control_of_the_others(coun
         np.testing.assert_allclose(rest.natural[g], tables.natural, rtol=1e-12, atol=1e-12)
 
 
+# Without ranks, and other sums left out
+
+
+MOMENTS = ("n_nonzero", "total", "squares", "natural")
+NO_RANKS = Needs(ranks=False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+@pytest.mark.parametrize("measure", ["log1p", "logged", "plain"])
+def test_moments_straight_from_rows_have_the_bits_of_those_beside_ranks(form, dtype, measure):
+    kind = "signed ties" if measure == "plain" else "counts"
+    control, target = (values.astype(dtype) % 50 for values in pair(kind))
+    library = np.random.default_rng(2).uniform(500, 900, N_CONTROL + GROUP_PTR[-1])
+    for divisors in (None, library):
+        key = {"form": form, "library": divisors, "scaling": Scaling(measure)}
+        for threads in (1, 3):
+            one = compute(control, target, threads=threads, **key)
+            other = compute(control, target, threads=threads, needs=NO_RANKS, **key)
+            for with_ranks, without in zip(one, other, strict=True):
+                for name in MOMENTS:
+                    np.testing.assert_array_equal(
+                        getattr(without, name), getattr(with_ranks, name), err_msg=name
+                    )
+                assert without.ties is None
+            assert other[1].two_u is None and other[0].tables is None
+
+
+def test_moments_of_rows_with_explicit_zeros_and_in_any_order_have_the_same_bits():
+    control, target = pair("signed ties")
+    every = np.vstack([control, target])
+    rows, columns = np.nonzero(np.ones(every.shape))
+    full = sp.csr_matrix((every.ravel(), columns, np.arange(len(every) + 1) * N_FEATURES))
+    assert full.nnz == every.size > np.count_nonzero(every)
+    key = {"scaling": Scaling("plain"), "needs": NO_RANKS}
+    of_control, of_target = np.arange(N_CONTROL), N_CONTROL + np.arange(GROUP_PTR[-1])
+    tables = ControlTables.of(full, order=of_control, **key)
+    sums = group_sums(tables, full, GROUP_PTR, order=of_target)
+    expected = compute(control, target, **key)
+    for name in MOMENTS:
+        np.testing.assert_array_equal(getattr(tables, name), getattr(expected[0], name))
+        np.testing.assert_array_equal(getattr(sums, name), getattr(expected[1], name))
+
+
+def test_large_groups_are_summed_in_pieces_whatever_the_threads(monkeypatch):
+    control, target = pair("positive")
+    expected = compute(control, target)
+    monkeypatch.setattr(moments_module, "_PIECE", 7)
+    monkeypatch.setattr(moments_module, "_MOST_PIECES", 5)
+    one, many = (compute(control, target, threads=k, needs=NO_RANKS) for k in (1, 4))
+    for k in range(2):
+        for name in MOMENTS:
+            np.testing.assert_array_equal(getattr(one[k], name), getattr(many[k], name))
+            np.testing.assert_allclose(
+                getattr(one[k], name), getattr(expected[k], name), rtol=1e-12, atol=1e-26
+            )
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_moments_keep_small_deviations_from_large_values(size, monkeypatch):
+    if size is not None:
+        monkeypatch.setattr(moments_module, "_PIECE", size)
+    random = np.random.default_rng(0)
+    noise = random.integers(-8, 9, (2, 120, 3)) / 8.0
+    control, target = 1e12 + noise
+    control[:, 2] = target[:, 2] = 1e12 / 7
+    tables, sums = compute(control, target, scaling=Scaling("plain"), needs=NO_RANKS)
+    for got, part in ((tables.squares, noise[0]), (sums.squares[0], noise[1, :40])):
+        expected = ((part - part.mean(axis=0)) ** 2).sum(axis=0)
+        # The mean is rounded to 2**-13, its error enters squared.
+        np.testing.assert_allclose(got[:2], expected[:2], rtol=1e-6)
+        # A constant may not seem to vary, however its sum is rounded.
+        assert got[2] <= 2.0**-104 * 120 * (1e12 / 7) ** 2 / 2**40
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("measure", ["log1p", "logged"])
+def test_sums_left_out_are_none_and_the_others_have_the_same_bits(counts, measure):
+    control, target = pair("counts")
+    control, target = control % 50, target % 50
+    key = {"counts": counts, "scaling": Scaling(measure)}
+    whole = compute(control, target, **key)
+    for needs in (Needs(squares=False), Needs(natural=False), Needs(True, False, False)):
+        part = compute(control, target, needs=needs, **key)
+        for some, every in zip(part, whole, strict=True):
+            assert (some.squares is None) == (not needs.squares)
+            assert (some.natural is None) == (not needs.natural)
+            for name in ("ties", "n_nonzero", "total", "squares", "natural"):
+                if getattr(some, name) is not None:
+                    np.testing.assert_array_equal(getattr(some, name), getattr(every, name))
+        np.testing.assert_array_equal(part[1].two_u, whole[1].two_u)
+
+
+def test_the_rest_of_groups_without_ranks_is_that_beside_ranks():
+    _, cells = pair("counts")
+    with_ranks = rest_sums(*compute(cells, cells))
+    without = rest_sums(*compute(cells, cells, needs=NO_RANKS))
+    for one, other in zip(with_ranks, without, strict=True):
+        for name in ("n_cells", "n_control", *MOMENTS):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert other.two_u is None and other.ties is None
+
+
 # What is refused
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("piece", [7, 2048])
+def test_values_that_are_not_finite_are_refused_without_ranks_too(wrong, piece, monkeypatch):
+    monkeypatch.setattr(moments_module, "_PIECE", piece)
+    control, target = pair("positive")
+    bad = target.copy()
+    bad[7, -1] = wrong
+    for first, second in ((bad, target), (control, bad)):
+        with pytest.raises(ValueError, match="finite"):
+            compute(first, second, needs=NO_RANKS)
+    bad[7, -1] = -1.0
+    with pytest.raises(ValueError, match="negative"):
+        compute(control, bad, needs=NO_RANKS)
+    compute(control, bad, needs=NO_RANKS, scaling=Scaling("plain"))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

@@ -161,6 +161,7 @@ class Steps:
             self.shards(batch)[shard],
             batch,
             (shard, self.n_shards),
+            self.settings["test"],
             self.threads,
         )
 
@@ -823,12 +824,18 @@ def test_a_shard_of_another_version_is_refused_by_name(two_shards):
     refused(two_shards, path, "another version")
 
 
-def test_the_test_may_change_after_the_shards_were_made(two_shards, steps):
-    two_shards.settings["test"] = "welch"
+def test_the_means_may_change_after_the_shards_were_made(two_shards, steps):
+    two_shards.settings["geometric_mean"] = False
     two_shards.join()
-    made = steps("fresh", split=(1, 2, 1), test="welch")
+    made = steps("fresh", split=(1, 2, 1), geometric_mean=False)
     made.run()
     pd.testing.assert_frame_equal(two_shards.table(), made.table())
+
+
+def test_shards_of_another_test_are_refused(two_shards):
+    two_shards.settings["test"] = "welch"
+    with pytest.raises(ShardError, match="test"):
+        two_shards.join()
 
 
 # The stored comparisons

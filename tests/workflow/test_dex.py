@@ -196,12 +196,18 @@ def test_a_deleted_shard_is_missed_and_only_what_follows_it_is_made_again(done, 
 
 @pytest.mark.parametrize(
     "change",
-    [("test", "welch"), ("geometric_mean", False), ("pseudocount", 1.0), ("continuity", False)],
+    [("geometric_mean", False), ("pseudocount", 1.0), ("continuity", False)],
     ids=lambda change: change[0],
 )
-def test_another_test_plans_merges_but_no_shard(copy_of_done, change):
+def test_other_means_or_p_values_plan_merges_but_no_shard(copy_of_done, change):
     copy_of_done.change("analyses", "D", *change)
     assert set(copy_of_done.planned()) == merges_of(D) | after_merges_of(D)
+
+
+def test_another_test_plans_shards_but_not_who_is_compared(copy_of_done):
+    copy_of_done.change("analyses", "D", "test", "welch")
+    expected = shards_of(D) | merges_of(D) | after_merges_of(D)
+    assert set(copy_of_done.planned()) == expected
 
 
 @pytest.mark.parametrize(

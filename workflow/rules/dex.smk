@@ -64,6 +64,7 @@ rule dex_shard:
     params:
         batch=lambda wildcards: int(wildcards.batch),
         run=lambda wildcards: (int(wildcards.shard), len(SHARDS)),
+        test=lambda wildcards: analysis_of(wildcards)["test"],
         version=RESULTS_VERSION["dex_shard"],
     script:
         "../../scripts/dex_shard.py"

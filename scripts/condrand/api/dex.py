@@ -696,7 +696,8 @@ class _Work:
         load = _Loader(self, block, library, rounded)
         rows, sizes, order = load(self.compared.control)
         common = {"order": order, "threads": self.threads}
-        tables = ControlTables.of(rows, sizes, scaling, counts=counts, **common)
+        needs = settings.needs
+        tables = ControlTables.of(rows, sizes, scaling, counts=counts, needs=needs, **common)
         del rows
         for first, last in self._batches(block):
             units = self.compared.cells[first:last]

@@ -15,7 +15,7 @@ from condrand.tables import effects_table
 from condrand.twosample.control import ControlSums, ControlTables
 from condrand.twosample.groups import GroupSums, group_sums, rest_sums
 from condrand.twosample.p_values import auroc, mann_whitney, mann_whitney_exact, welch
-from condrand.twosample.rows import each
+from condrand.twosample.rows import Needs, each
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -70,6 +70,17 @@ class Settings:
     continuity: bool = True
     exact_max_cells: int = 0
 
+    @property
+    def needs(self) -> Needs:
+        """The sums that test and means use."""
+        welch = self.test == "welch"
+        return Needs(ranks=not welch, squares=welch, natural=not self.geometric)
+
+    @property
+    def geometric(self) -> bool:
+        """Whether means are geometric."""
+        return self.geometric_mean and self.measure != "plain"
+
     def effect_scale(self, values: str) -> str:
         """The column ``effect_scale``, for values such as "counts per 10,000"."""
         if self.measure == "plain":
@@ -98,25 +109,22 @@ class Sums:
     @property
     def shape(self) -> tuple[int, int]:
         """Units and features."""
-        return self.groups.two_u.shape
+        return self.groups.n_nonzero.shape
 
     def as_arrays(self) -> dict[str, np.ndarray]:
-        """The sums as arrays by name, for a file."""
-        return {
-            **{
-                f"control_{name}": np.asarray(getattr(self.control, name)) for name in _PER_CONTROL
-            },
-            **{f"groups_{name}": getattr(self.groups, name) for name in _PER_GROUP},
-            "within": self.within,
-        }
+        """The sums as arrays by name, for a file; without those that were not wanted."""
+        arrays = {f"control_{name}": getattr(self.control, name) for name in _PER_CONTROL}
+        arrays |= {f"groups_{name}": getattr(self.groups, name) for name in _PER_GROUP}
+        arrays["within"] = self.within
+        return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Sums":
         """The inverse of :meth:`as_arrays`."""
-        n_cells, *others = (arrays[f"control_{name}"] for name in _PER_CONTROL)
+        n_cells, *others = (arrays.get(f"control_{name}") for name in _PER_CONTROL)
         return cls(
             ControlSums(int(n_cells), *others),
-            GroupSums(*(arrays[f"groups_{name}"] for name in _PER_GROUP)),
+            GroupSums(*(arrays.get(f"groups_{name}") for name in _PER_GROUP)),
             arrays["within"],
         )
 
@@ -133,7 +141,7 @@ class Sums:
 
         def joined(part: str, name: str) -> object:
             arrays = [getattr(getattr(block, part), name) for block in blocks]
-            return arrays[0] if name in _CELLS else np.concatenate(arrays, axis=-1)
+            return arrays[0] if name in _CELLS else _joined(arrays, axis=-1)
 
         return cls(
             ControlSums(*(joined("control", name) for name in _PER_CONTROL)),
@@ -148,9 +156,24 @@ class Sums:
         if any(part.control.n_cells != control.n_cells for part in parts):
             raise ValueError("the parts have not the same control")
         groups = [
-            np.concatenate([getattr(part.groups, name) for part in parts]) for name in _PER_GROUP
+            _joined([getattr(part.groups, name) for part in parts], axis=0) for name in _PER_GROUP
         ]
         return cls(control, GroupSums(*groups), np.concatenate([part.within for part in parts]))
+
+    def of(self, units: np.ndarray) -> "Sums":
+        """Of some of the units."""
+        return Sums(self.control, _groups_of(self.groups, units), self.within[units])
+
+
+def _groups_of(groups: GroupSums, which: np.ndarray | slice) -> GroupSums:
+    """Sums of some groups."""
+    arrays = (getattr(groups, name) for name in _PER_GROUP)
+    return GroupSums(*(None if array is None else array[which] for array in arrays))
+
+
+def _joined(arrays: list, axis: int) -> np.ndarray | None:
+    """Arrays joined; what one job was not asked for, no other was."""
+    return None if arrays[0] is None else np.concatenate(arrays, axis=axis)
 
 
 def sums(
@@ -168,7 +191,7 @@ def sums(
     Parameters
     ----------
     control : ControlTables
-        From :meth:`.ControlTables.of`, of the control's rows.
+        From :meth:`.ControlTables.of`, of the control's rows and with :attr:`Settings.needs`.
     rows : CSR or dense, shape (n_rows, n_features)
     group_ptr : int64, shape (n_units + 1,)
         First cell of each unit, and the end of the last.
@@ -202,8 +225,9 @@ def results(sums: Sums, settings: Settings, threads: int = 1) -> dict[str, np.nd
         ``n_target``, ``n_control`` (int64, shape (n_units,)); ``statistic`` (U of the target, or
         t), ``p_value``, ``neg_log10_p``, ``target_mean``, ``control_mean`` (of natural values),
         ``log2_fold_change``, ``percent_change`` (a fraction), ``target_fraction``,
-        ``control_fraction`` (of cells with a nonzero value), ``auroc`` and, of Welch's test,
-        ``df`` (float64); ``p_source`` and ``note`` (int8: where in SOURCES and NOTES).
+        ``control_fraction`` (of cells with a nonzero value), ``auroc`` (NaN where the sums have
+        no ranks, as Welch's test needs none) and, of Welch's test, ``df`` (float64);
+        ``p_source`` and ``note`` (int8: where in SOURCES and NOTES).
 
     Notes
     -----
@@ -221,6 +245,9 @@ def results(sums: Sums, settings: Settings, threads: int = 1) -> dict[str, np.nd
     step = max(1, _TESTS_AT_A_TIME // max(1, n_features))
 
     def run(units: np.ndarray) -> None:
+        # Most often they follow each other, and need no copies.
+        if units[-1] - units[0] == units.size - 1:
+            units = slice(units[0], units[-1] + 1)
         for name, values in _tests(sums, units, settings).items():
             out[name][units] = values
 
@@ -233,16 +260,17 @@ def results(sums: Sums, settings: Settings, threads: int = 1) -> dict[str, np.nd
     return {"n_target": sums.groups.n_cells, "n_control": n_control, **out}
 
 
-def _tests(sums: Sums, units: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+def _tests(sums: Sums, units: np.ndarray | slice, settings: Settings) -> dict[str, np.ndarray]:
     """:func:`results` of units that are all within the control, or all outside."""
-    target = GroupSums(*(getattr(sums.groups, name)[units] for name in _PER_GROUP))
+    target = _groups_of(sums.groups, units)
     control = sums.control
-    m = np.full((units.size, 1), control.n_cells)
-    if sums.within[units[0]]:
+    m = np.full((target.n_cells.size, 1), control.n_cells)
+    if sums.within[units][0]:
         target, control = rest_sums(control, target)
         m = control.n_cells[:, None]
     n = target.n_cells[:, None]
-    out = {"auroc": auroc(target.two_u, n, m)}
+    has_ranks = target.two_u is not None
+    out = {"auroc": auroc(target.two_u, n, m) if has_ranks else np.nan}
     if settings.test == "mwu":
         log_p, source = _mann_whitney(target, n, m, settings)
         statistic = np.where(np.isnan(log_p), np.nan, target.two_u / 2)
@@ -296,7 +324,7 @@ def _mann_whitney(
 
 def _mean(side: GroupSums | ControlSums, n: np.ndarray, settings: Settings) -> np.ndarray:
     """Pseudobulk of a group's natural values, shape (n_units, n_features)."""
-    if settings.geometric_mean and settings.measure != "plain":
+    if settings.geometric:
         return np.expm1(side.total / n)
     return side.natural / n
 
@@ -330,8 +358,8 @@ def effects(
     pandas.DataFrame
         Own columns: ``fdr_target`` (NaN until all features are merged), ``log2_fold_change``,
         ``percent_change``, ``target_mean``, ``control_mean``, ``target_fraction``,
-        ``control_fraction``, ``auroc`` and ``df`` (NaN of Mann-Whitney tests). Texts are
-        categories, those of ``target`` sorted.
+        ``control_fraction``, ``auroc`` (NaN without ranks) and ``df`` (NaN of Mann-Whitney
+        tests). Texts are categories, those of ``target`` sorted.
     """
     found = results(sums, settings, threads)
     n_units, n_features = sums.shape

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,7 @@ from condrand.io.shards import check_shards, read_arrays, write_arrays
 from condrand.io.tables import write_parquet_parts
 from condrand.plan import n_feature_blocks, run_of_shard
 from condrand.twosample.control import ControlTables
-from condrand.twosample.groups import GroupSums
-from condrand.twosample.rows import Scaling
+from condrand.twosample.rows import Needs, Scaling
 from condrand.version import RESULTS_VERSION
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def sum_shard(
     shard: str | Path,
     batch: int,
     run: tuple[int, int],
+    test: str,
     threads: int,
 ) -> None:
     """Step of rule dex_shard: sums of a batch of units over a run of blocks of features.
@@ -54,23 +54,29 @@ def sum_shard(
     batch : int
     run : (int, int)
         Number of the shard, and of all shards of a batch.
+    test : {"mwu", "welch"}
+        Says which sums are needed.
     threads : int
     """
     shared = read_comparisons(outcome)
     units = np.flatnonzero(shared.batch == batch)
+    # Natural sums always: another kind of mean needs no other shards.
+    needs = replace(Settings(test).needs, natural=True)
     with open_screen(screen) as file:
         blocks = block_matrices(file, shared.words["key"])
         first, end = run_of_shard(len(blocks), run[1], run[0])
         log.info("computing starts: %d units, blocks %d to %d", units.size, first, end)
         found = []
         for b in range(first, end):
-            found.append(_sums_of_block(blocks[b], shared, units, threads))
+            found.append(_sums_of_block(blocks[b], shared, units, needs, threads))
             log.info("block %d of %d done", b - first + 1, end - first)
-    key = {**_shard_key(shared, units), "first_block": first, "end_block": end}
+    key = {**_shard_key(shared, units, test), "first_block": first, "end_block": end}
     write_arrays(shard, key, Sums.of_features(found).as_arrays() if found else {})
 
 
-def _sums_of_block(block: Matrix, shared: Comparisons, units: np.ndarray, threads: int) -> Sums:
+def _sums_of_block(
+    block: Matrix, shared: Comparisons, units: np.ndarray, needs: Needs, threads: int
+) -> Sums:
     """Sums of some units over one block of features."""
     members = [shared.cells[unit] for unit in units]
     wanted = _any_of([shared.control, *members])
@@ -85,7 +91,7 @@ def _sums_of_block(block: Matrix, shared: Comparisons, units: np.ndarray, thread
     scaling = Scaling(measure, shared.words["target_sum"])
     order = np.searchsorted(wanted, shared.control)
     tables = ControlTables.of(
-        rows, library, scaling, order=order, counts=is_counts, threads=threads
+        rows, library, scaling, order=order, counts=is_counts, needs=needs, threads=threads
     )
     ends = np.cumsum([0, *(cells.size for cells in members)])
     order = np.searchsorted(wanted, np.concatenate([np.zeros(0, np.int64), *members]))
@@ -145,7 +151,8 @@ def merge_batch(
     units = np.flatnonzero(shared.batch == batch)
     read = [read_arrays(path) for path in shards]
     keys = [key for key, _ in read]
-    check_shards(shards, keys, _shard_key(shared, units), n_feature_blocks(len(features)))
+    expected = _shard_key(shared, units, settings["test"])
+    check_shards(shards, keys, expected, n_feature_blocks(len(features)))
     in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
     joined = Sums.of_features([Sums.from_arrays(read[i][1]) for _, i in in_order])
     how = Settings(
@@ -163,7 +170,7 @@ def merge_batch(
         # A batch without units has a table all the same, of no rows.
         for part in _parts([shared.kinds[unit] for unit in units], len(features)):
             names = [shared.names[units[i]] for i in part]
-            found = _units_of(joined, part)
+            found = joined.of(part)
             some = effects(*labels, names, features, found, how, shared.words["values"], threads)
             some["target"] = some["target"].cat.set_categories(every_name)
             kind = every_kind.index(shared.kinds[units[part[0]]]) if part.size else -1
@@ -189,16 +196,11 @@ def _parts(kinds: list[str], n_features: int) -> Iterator[np.ndarray]:
         start = stop
 
 
-def _units_of(of_all: Sums, units: np.ndarray) -> Sums:
-    """Sums of some units."""
-    arrays = (getattr(of_all.groups, field.name)[units] for field in fields(GroupSums))
-    return Sums(of_all.control, GroupSums(*arrays), of_all.within[units])
-
-
-def _shard_key(shared: Comparisons, units: np.ndarray) -> dict[str, Any]:
+def _shard_key(shared: Comparisons, units: np.ndarray, test: str) -> dict[str, Any]:
     return {
         "outcome": shared.words["digest"],
         "kinds": [shared.kinds[unit] for unit in units],
         "names": [shared.names[unit] for unit in units],
+        "test": test,
         "version": RESULTS_VERSION["dex_shard"],
     }

@@ -23,6 +23,10 @@ LOG1P = 0  # log1p(f v); f v
 LOGGED = 1  # v, a log1p already; expm1(v)
 PLAIN = 2  # v; v
 
+# Sums that are wanted.
+SQUARES = 1
+NATURAL = 2
+
 # Codes of a refused value.
 FINE = 0
 NOT_FINITE = 1
@@ -35,6 +39,8 @@ _SIGN = np.int64(63)
 _HIGHEST = np.finfo(np.float64).max
 # Longer buckets are bisected first.
 _LONG_BUCKET = 8
+# So many values are compared pair by pair, rather than sorted.
+_FEW = 16
 _COUNT_LIMIT = 2.0**31 - 2.0
 
 
@@ -49,6 +55,12 @@ def _key(value):
 def _value(key):
     """The float64 of a :func:`_key`, which is its own inverse."""
     return float_of(np.uint64(key ^ ((key >> _SIGN) & _LARGEST_KEY)))
+
+
+@njit(**INLINE)
+def not_negative(i):
+    """The same index, for numba not to ask whether it counts from the end."""
+    return np.uint64(i)
 
 
 @njit(**INLINE)
@@ -139,8 +151,28 @@ def look_at_rows(data, indptr, order, totals, found):
 
 
 @njit(**KERNEL)
+def count_by_feature(data, indices, indptr, start, order, first, last, count):
+    """Nonzeros of each feature in the cells `first` to `last`.
+
+    Parameters
+    ----------
+    data, indices, indptr, start, order
+        As in :func:`transpose_groups`.
+    first, last : int
+        Range of cells, half open.
+    count : int64[::1], shape (n_features,)
+        Overwritten.
+    """
+    count[:] = 0
+    for c in range(first, last):
+        i = order[c]
+        for e in range(indptr[i] - start, indptr[i + 1] - start):
+            count[not_negative(indices[e])] += data[e] != 0
+
+
+@njit(**KERNEL)
 def transpose_groups(
-    data, indices, indptr, start, order, group_ptr, library, column, ends, values
+    data, indices, indptr, start, order, group_ptr, library, column, cursor, ends, values
 ):
     """Nonzeros of consecutive groups of rows, ordered by feature, then group, then cell.
 
@@ -157,7 +189,9 @@ def transpose_groups(
     library : float64[::1], shape (n_rows,) or (0,)
         Divisor of each row; none if empty.
     column : int64[::1], shape (n_features + 1,)
-        Receives where each feature starts in `values`.
+        Where each feature starts in `values`.
+    cursor : int64[::1], shape (n_features,)
+        Where the next value of each feature goes; advanced.
     ends : int32[:, ::1], shape (n_groups, n_features)
         Receives where each group's values of a feature end, counted from ``column``.
     values : float64[::1], shape (at least the nonzeros of these rows,)
@@ -170,17 +204,8 @@ def transpose_groups(
 
     Notes
     -----
-    Cost: two passes over the indices, one scattered write per nonzero.
+    Cost: one scattered write per nonzero.
     """
-    n_features = column.size - 1
-    column[:] = 0
-    for c in range(group_ptr[0], group_ptr[-1]):
-        i = order[c]
-        for e in range(indptr[i] - start, indptr[i + 1] - start):
-            column[indices[e] + 1] += data[e] != 0
-    for j in range(n_features):
-        column[j + 1] += column[j]
-    cursor = column[:-1].copy()
     worst = FINE
     for g in range(group_ptr.size - 1):
         for c in range(group_ptr[g], group_ptr[g + 1]):
@@ -196,55 +221,84 @@ def transpose_groups(
                         if not abs(value) <= _HIGHEST:
                             return NOT_FINITE
                         worst = NEGATIVE
-                    j = indices[e]
-                    values[cursor[j]] = value
+                    j = not_negative(indices[e])
+                    values[not_negative(cursor[j])] = value
                     cursor[j] += 1
-        for j in range(n_features):
+        for j in range(cursor.size):
             ends[g, j] = cursor[j] - column[j]
     return worst
 
 
 @njit(**KERNEL)
-def _measure(values, n_zeros, measure, factor, work, sums):
-    """Sum, squared deviations from the mean, and natural sum of some values and zeros."""
-    n = values.size
-    total = 0.0
+def _natural(values, total, measure, factor, work):
+    """Sum of natural values; `total` is the sum of these values as they are, where they are."""
     natural = 0.0
     if measure == LOG1P:
-        for e in range(n):
-            scaled = values[e] * factor
-            work[e] = log1p(scaled)
-        for e in range(n):
-            total += work[e]
+        for e in range(values.size):
             natural += values[e] * factor
     elif measure == LOGGED:
-        for e in range(n):
+        for e in range(values.size):
             work[e] = exp(values[e]) - 1.0
-        for e in range(n):
-            total += values[e]
+        for e in range(values.size):
             natural += work[e]
-            work[e] = values[e]
     else:
-        for e in range(n):
-            work[e] = values[e]
-            total += values[e]
         natural = total
-    mean = total / (n + n_zeros) if n + n_zeros > 0 else 0.0
-    squares = 0.0
-    for e in range(n):
-        gap = work[e] - mean
-        squares += gap * gap
-    sums[0] = total
-    sums[1] = squares + n_zeros * mean * mean
-    sums[2] = natural
+    return natural
+
+
+@njit(**INLINE)
+def squares_from(squares, gaps, mean, n_zeros, n_cells):
+    """Squared deviations from the mean, from those of nonzeros and their sum.
+
+    The mean is rounded: without the sum of the deviations a constant would seem to vary.
+    """
+    gaps = gaps - n_zeros * mean
+    squares = squares + n_zeros * mean * mean
+    return max(squares - gaps * gaps / n_cells, 0.0) if n_cells > 0 else 0.0
 
 
 @njit(**KERNEL)
-def edges_of_features(column, values, per_key, edges, bucket_ptr):
-    """Where the bucket index of each feature starts, and how it maps keys to buckets.
+def _squares(scaled, total, n_zeros):
+    """Squared deviations from their mean, of some values and zeros."""
+    n = scaled.size
+    mean = total / (n + n_zeros) if n + n_zeros > 0 else 0.0
+    squares, gaps = 0.0, 0.0
+    for e in range(n):
+        gap = scaled[e] - mean
+        squares += gap * gap
+        gaps += gap
+    return squares_from(squares, gaps, mean, n_zeros, n + n_zeros)
+
+
+@njit(**KERNEL)
+def _measure(values, n_zeros, measure, factor, wanted, work, sums):
+    """Sum, squared deviations from the mean, and natural sum of some values and zeros.
+
+    Of the last two only what is wanted: bits SQUARES and NATURAL.
+    """
+    scaled = values
+    if measure == LOG1P:
+        for e in range(values.size):
+            work[e] = log1p(values[e] * factor)
+        scaled = work[: values.size]
+    total = 0.0
+    for e in range(values.size):
+        total += scaled[e]
+    sums[0] = total
+    if wanted & SQUARES:
+        sums[1] = _squares(scaled, total, n_zeros)
+    if wanted & NATURAL:
+        sums[2] = _natural(values, total, measure, factor, work)
+
+
+@njit(**KERNEL)
+def edges_of_features(first, last, column, values, per_key, edges, n_buckets):
+    """How the bucket index of features `first` to `last` maps keys to buckets.
 
     Parameters
     ----------
+    first, last : int
+        Range of features, half open.
     column : int64[::1], shape (n_features + 1,)
     values : float64[::1], shape (n_stored,)
         Nonzeros by feature.
@@ -253,11 +307,10 @@ def edges_of_features(column, values, per_key, edges, bucket_ptr):
     edges : int64[:, ::1], shape (n_features, 5)
         Receives the smallest negative and the smallest positive key, the last bucket of the
         negative and of the other keys, and by how many bits keys are shifted.
-    bucket_ptr : int64[::1], shape (n_features + 1,)
-        Receives the offsets of the features' buckets, each with one more at the end.
+    n_buckets : int64[::1], shape (n_features,)
+        Receives the number of buckets, with one more for their end.
     """
-    bucket_ptr[0] = 0
-    for j in range(column.size - 1):
+    for j in range(first, last):
         low_negative, high_negative = int64(-1), -_LARGEST_KEY
         low_positive, high_positive = _LARGEST_KEY, int64(0)
         for e in range(column[j], column[j + 1]):
@@ -279,13 +332,13 @@ def edges_of_features(column, values, per_key, edges, bucket_ptr):
         edges[j, 2] = below >> shift
         edges[j, 3] = above >> shift
         edges[j, 4] = shift
-        bucket_ptr[j + 1] = bucket_ptr[j] + (below >> shift) + (above >> shift) + 3
+        n_buckets[j] = (below >> shift) + (above >> shift) + 3
 
 
 @njit(**KERNEL)
 def fill_tables(
-    first, last, n_cells, column, values, measure, factor, edges, bucket_ptr, keys, below, buckets,
-    n_distinct, own_ties, sums,
+    first, last, n_cells, column, values, measure, factor, wanted, edges, bucket_ptr, keys, below,
+    buckets, n_distinct, own_ties, sums,
 ):  # fmt: skip
     """Tables of the control group for features `first` to `last`.
 
@@ -299,8 +352,10 @@ def fill_tables(
         Nonzeros by feature.
     measure, factor : int, float
         How values enter the sums.
+    wanted : int
+        Which sums, beside the first: bits SQUARES and NATURAL.
     edges, bucket_ptr
-        From :func:`edges_of_features`.
+        From :func:`edges_of_features`, and the offsets of the features' buckets.
     keys : int64[::1], shape (n_stored + 2 n_features,)
         Receives, from ``column[j] + 2 j``, the distinct keys of feature j, that of zero among
         them where it occurs, and a key above all.
@@ -313,7 +368,7 @@ def fill_tables(
     own_ties : float64[::1], shape (n_features,)
         Receives the sum of ``t**3 - t`` over the tie classes of nonzero values.
     sums : float64[:, ::1], shape (3, n_features)
-        Receives sum, squared deviations from the mean, and natural sum.
+        Receives sum and, if wanted, squared deviations from the mean and natural sum.
 
     Notes
     -----
@@ -328,7 +383,7 @@ def fill_tables(
     for j in range(first, last):
         part = values[column[j] : column[j + 1]]
         n = part.size
-        _measure(part, n_cells - n, measure, factor, work, own)
+        _measure(part, n_cells - n, measure, factor, wanted, work, own)
         for k in range(3):
             sums[k, j] = own[k]
         edge = edges[j]
@@ -417,7 +472,13 @@ def _repeated_ties(values, slots, less, repeats, n_repeats, latest, seen, crowd)
             n_others += 1
     for r in range(n_repeats):
         seen[slots[repeats[r]]] = 0
-    if n_others > 1:
+    # Mostly few and all different: seen without a branch, and without a sort.
+    equal = n_others > _FEW
+    if not equal:
+        for e in range(1, n_others):
+            for f in range(e):
+                equal |= crowd[f] == crowd[e]
+    if equal:
         others = crowd[:n_others]
         others.sort()
         e = 0
@@ -431,9 +492,8 @@ def _repeated_ties(values, slots, less, repeats, n_repeats, latest, seen, crowd)
 
 @njit(**KERNEL)
 def sums_by_look_up(
-    column, ends, values, n_cells, measure, factor, edges, bucket_ptr, key_ptr, keys, below,
-    buckets, latest, seen, slots, repeats, work, crowd, two_u, ties,
-    n_nonzero, sums,
+    column, ends, values, n_cells, measure, factor, wanted, edges, bucket_ptr, key_ptr, keys,
+    below, buckets, latest, seen, slots, repeats, work, crowd, two_u, ties, n_nonzero, sums,
 ):  # fmt: skip
     """2U, ties and sums of a batch of groups over all features.
 
@@ -443,7 +503,7 @@ def sums_by_look_up(
         From :func:`transpose_groups`.
     n_cells : int64[::1], shape (n_groups,)
         Cells of each group.
-    measure, factor : int, float
+    measure, factor, wanted : int, float, int
     edges, bucket_ptr, keys, below, buckets
         From :func:`fill_tables`; ``key_ptr[j]`` is where the keys of feature j start.
     latest, seen : int32[::1], shape (2 * (1 + most distinct keys),)
@@ -463,7 +523,6 @@ def sums_by_look_up(
     Error: 2U exact; ties exact below 2**53, then rounded once per cell.
     """
     n_groups = n_cells.size
-    own = np.empty(3)
     for j in range(column.size - 1):
         begin, stop = column[j], column[j + 1]
         edge_low, edge_high = edges[j, 0], edges[j, 1]
@@ -477,8 +536,8 @@ def sums_by_look_up(
             last = last_low if k < 0 else last_high
             first = int64(0) if k < 0 else last_low + 1
             b = first + min(max(k - low, int64(0)) >> shift, last)
-            at = int64(bucket[b])
-            end = int64(bucket[b + 1])
+            at = int64(bucket[not_negative(b)])
+            end = int64(bucket[not_negative(b + 1)])
             while end - at > _LONG_BUCKET:
                 middle = (at + end) >> 1
                 if key[middle] < k:
@@ -486,31 +545,39 @@ def sums_by_look_up(
                 else:
                     end = middle
             # Most buckets hold one key or none: one step without a branch, few more to mispredict.
-            at += key[at] < k
-            while key[at] < k:
+            at += key[not_negative(at)] < k
+            while key[not_negative(at)] < k:
                 at += 1
-            slots[e - begin] = np.int32(2 * at + (key[at] == k))
+            slots[not_negative(e - begin)] = np.int32(2 * at + (key[not_negative(at)] == k))
+        scaled = values[begin:stop]
+        if measure == LOG1P:
+            for e in range(stop - begin):
+                work[e] = log1p(values[begin + e] * factor)
+            scaled = work[: stop - begin]
         at = 0
         for g in range(n_groups):
             end = int64(ends[g, j])
             n = end - at
             part = values[begin + at : begin + end]
             slot_of = slots[at:end]
+            scaled_of = scaled[at:end]
             # Stores, then loads: one loop of both would make loads wait for the stores.
             for e in range(n):
-                latest[slot_of[e]] = e
+                latest[not_negative(slot_of[e])] = e
             twice = int64(0)
             grown = 0.0
+            total = 0.0
             n_repeats = 0
             for e in range(n):
                 slot = slot_of[e]
-                smaller = less[slot >> 1]
-                upto = less[(slot >> 1) + (slot & 1)]
+                total += scaled_of[e]
+                smaller = less[not_negative(slot >> 1)]
+                upto = less[not_negative((slot >> 1) + (slot & 1))]
                 twice += int64(smaller) + int64(upto)
-                repeated = latest[slot] != e
+                repeated = latest[not_negative(slot)] != e
                 t = 0.0 if repeated else float(upto - smaller)
                 grown += 3.0 * t * (t + 1.0)
-                repeats[n_repeats] = e
+                repeats[not_negative(n_repeats)] = e
                 n_repeats += repeated
             if n_repeats > 0:
                 grown += _repeated_ties(
@@ -519,10 +586,11 @@ def sums_by_look_up(
             two_u[g, j] = twice
             ties[g, j] = grown
             n_nonzero[g, j] = n
-            if measure >= 0:
-                _measure(part, n_cells[g] - n, measure, factor, work, own)
-                for m in range(3):
-                    sums[m, g, j] = own[m]
+            sums[0, g, j] = total
+            if wanted & SQUARES:
+                sums[1, g, j] = _squares(scaled_of, total, n_cells[g] - n)
+            if wanted & NATURAL:
+                sums[2, g, j] = _natural(part, total, measure, factor, work)
             at = end
 
 
@@ -546,11 +614,13 @@ def scale_counts(measure, factor, scaled, natural):
 
 
 @njit(**KERNEL)
-def limits_of_counts(column, values, least, most, share, limits, n_above):
-    """The largest count of each feature that its table holds.
+def limits_of_counts(first, last, column, values, least, most, share, limits, n_above):
+    """The largest count of each of the features `first` to `last` that its table holds.
 
     Parameters
     ----------
+    first, last : int
+        Range of features, half open.
     column, values : int64[::1], float64[::1]
         Nonzero counts by feature.
     least, most : int
@@ -566,7 +636,7 @@ def limits_of_counts(column, values, least, most, share, limits, n_above):
         FINE or NOT_A_COUNT.
     """
     seen = np.zeros(most + 2, np.int64)
-    for j in range(limits.size):
+    for j in range(first, last):
         n = column[j + 1] - column[j]
         highest = 0
         for e in range(column[j], column[j + 1]):
@@ -588,14 +658,14 @@ def limits_of_counts(column, values, least, most, share, limits, n_above):
 
 @njit(**KERNEL)
 def fill_count_tables(
-    first, last, n_cells, column, values, measure, factor, table_ptr, below, above_ptr, above,
-    own_ties, sums,
+    first, last, n_cells, column, values, measure, factor, wanted, table_ptr, below, above_ptr,
+    above, own_ties, sums,
 ):  # fmt: skip
     """Tables of the control group's counts for features `first` to `last`.
 
     Parameters
     ----------
-    first, last, n_cells, column, values, measure, factor, own_ties, sums
+    first, last, n_cells, column, values, measure, factor, wanted, own_ties, sums
         As in :func:`fill_tables`.
     table_ptr : int64[::1], shape (n_features + 1,)
         A feature's table has its limit + 2 entries.
@@ -612,7 +682,7 @@ def fill_count_tables(
     for j in range(first, last):
         part = values[column[j] : column[j + 1]]
         n = part.size
-        _measure(part, n_cells - n, measure, factor, work, own)
+        _measure(part, n_cells - n, measure, factor, wanted, work, own)
         for k in range(3):
             sums[k, j] = own[k]
         table = below[table_ptr[j] : table_ptr[j + 1]]
@@ -657,8 +727,8 @@ def _first_not_below(values, value):
 
 @njit(**KERNEL)
 def sums_by_counts(
-    data, indices, indptr, start, order, group_ptr, measure, factor, scaled, natural, table_ptr,
-    below, above_ptr, above, two_u, ties, n_nonzero, sums,
+    data, indices, indptr, start, order, group_ptr, measure, factor, wanted, scaled, natural,
+    table_ptr, below, above_ptr, above, two_u, ties, n_nonzero, sums,
 ):  # fmt: skip
     """2U, ties and sums of consecutive groups of rows of counts.
 
@@ -666,7 +736,7 @@ def sums_by_counts(
     ----------
     data, indices, indptr, start, order, group_ptr
         As in :func:`transpose_groups`.
-    measure, factor : int, float
+    measure, factor, wanted : int, float, int
     scaled, natural : float64[::1], shape (largest limit + 1,)
         From :func:`scale_counts`.
     table_ptr, below, above_ptr, above
@@ -702,9 +772,10 @@ def sums_by_counts(
             for e in range(indptr[i] - start, indptr[i + 1] - start):
                 count = int64(data[e])
                 wrong |= (float(count) != float(data[e])) | (count < 0)
-                j = indices[e]
-                if (count >= 0) & (count < table_ptr[j + 1] - table_ptr[j] - 1):
-                    seen[table_ptr[j] + count] += 1
+                j = not_negative(indices[e])
+                offset = table_ptr[j]
+                if (count >= 0) & (count < table_ptr[j + np.uint64(1)] - offset - 1):
+                    seen[not_negative(offset + count)] += 1
                 else:
                     wrong |= count > int64(_COUNT_LIMIT)
                     large[n_large] = (int64(j) << 32) | (count & int64(0xFFFFFFFF))
@@ -758,18 +829,19 @@ def sums_by_counts(
                     x, y = _scaled(float(count), measure, factor)
                     total += h_ * x
                     plain += h_ * y
-            mean = total / n_cells if n_cells > 0 else 0.0
-            squares = (n_cells - cells) * mean * mean
-            for count in range(1, size - 1):
-                gap = scaled[count] - mean
-                squares += seen[offset + count] * (gap * gap)
-            for e in range(begin, stop):
-                x, y = _scaled(float(rest[e] & int64(0xFFFFFFFF)), measure, factor)
-                squares += (x - mean) * (x - mean)
+            if wanted & SQUARES:
+                mean = total / n_cells if n_cells > 0 else 0.0
+                squares = (n_cells - cells) * mean * mean
+                for count in range(1, size - 1):
+                    gap = scaled[count] - mean
+                    squares += seen[offset + count] * (gap * gap)
+                for e in range(begin, stop):
+                    x, y = _scaled(float(rest[e] & int64(0xFFFFFFFF)), measure, factor)
+                    squares += (x - mean) * (x - mean)
+                sums[1, g, j] = squares
             two_u[g, j] = twice
             ties[g, j] = grown
             n_nonzero[g, j] = cells
             sums[0, g, j] = total
-            sums[1, g, j] = squares
             sums[2, g, j] = plain
     return FINE

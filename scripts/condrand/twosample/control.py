@@ -13,13 +13,24 @@ from condrand.kernels.mann_whitney import (
     limits_of_counts,
     scale_counts,
 )
-from condrand.twosample.rows import MEASURES, Scaling, as_rows, by_feature, each, refuse
+from condrand.twosample.moments import moments
+from condrand.twosample.rows import (
+    MEASURES,
+    Needs,
+    Scaling,
+    as_rows,
+    batches,
+    by_feature,
+    each,
+    refuse,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
 # Finer buckets save comparisons and cost cache.
 _BUCKETS_PER_KEY = 2
+_BLOCKS_PER_THREAD = 4
 # A table of counts reaches so far that it holds all but this share of the control's nonzeros;
 # short tables stay in the cache, and the few counts above are sorted.
 _LEAST_LIMIT, _MOST_LIMIT, _SHARE_ABOVE = 6, 4096, 0.002
@@ -57,21 +68,28 @@ class ControlSums:
     Attributes
     ----------
     n_cells : int
-    n_nonzero, n_negative : int64, shape (n_features,)
-    ties : float64, shape (n_features,)
+    n_nonzero : int64, shape (n_features,)
+    n_negative : int64, shape (n_features,), or None
+    ties : float64, shape (n_features,), or None
         ``sum(t**3 - t)`` over the tie classes of nonzero values.
-    total, squares, natural : float64, shape (n_features,)
-        Sum of the values on the scale of their :class:`.Scaling`, sum of their squared deviations
-        from their mean, and sum of the natural values; zeros counted.
+    total : float64, shape (n_features,)
+        Sum of the values on the scale of their :class:`.Scaling`.
+    squares, natural : float64, shape (n_features,), or None
+        Sum of the squared deviations of these values from their mean, zeros counted, and sum of
+        the natural values.
+
+    Notes
+    -----
+    None is what :class:`.Needs` leaves out; of ranks, `n_negative` and `ties`.
     """
 
     n_cells: int
     n_nonzero: np.ndarray
-    n_negative: np.ndarray
-    ties: np.ndarray
+    n_negative: np.ndarray | None
+    ties: np.ndarray | None
     total: np.ndarray
-    squares: np.ndarray
-    natural: np.ndarray
+    squares: np.ndarray | None
+    natural: np.ndarray | None
 
     @property
     def n_zeros(self) -> np.ndarray:
@@ -89,13 +107,16 @@ class ControlTables(ControlSums):
     scaling : Scaling
     divided : bool
         Whether values were divided by libraries.
-    tables : LookUp or Counts
+    needs : Needs
+    tables : LookUp or Counts or None
+        None where no ranks are wanted.
     """
 
     n_features: int
     scaling: Scaling
     divided: bool
-    tables: LookUp | Counts = field(repr=False)
+    needs: Needs
+    tables: LookUp | Counts | None = field(repr=False)
 
     @classmethod
     def of(
@@ -106,6 +127,7 @@ class ControlTables(ControlSums):
         *,
         order: np.ndarray | None = None,
         counts: bool = False,
+        needs: Needs | None = None,
         threads: int = 1,
     ) -> "ControlTables":
         """Tables of the cells of the control group.
@@ -124,7 +146,9 @@ class ControlTables(ControlSums):
             Rows of the control cells; all by default.
         counts : bool
             Whether all values, of the control group and of the groups to come, are integers from
-            0 and there is no library: faster. Checked.
+            0 and there is no library: faster. Checked where ranks are wanted.
+        needs : Needs, optional
+            What is wanted of control and groups; all by default.
         threads : int
             Results do not depend on it.
 
@@ -134,31 +158,35 @@ class ControlTables(ControlSums):
             If a value is not finite, negative where the scaling takes its logarithm, or not a
             count where counts are promised.
         """
-        scaling = scaling or Scaling()
+        scaling, needs = scaling or Scaling(), needs or Needs()
         if counts and library is not None:
             raise ValueError("divided by a library, values are no counts: use counts=False")
         rows = as_rows(matrix, library, order)
         factor = scaling.factor(library)
-        code = MEASURES[scaling.measure]
-        column, _, values = by_feature(rows, np.array([0, rows.n_cells]), scaling)
+        of_all = (rows.n_features, scaling, library is not None, needs)
+        if not needs.ranks:
+            whole = np.array([0, rows.n_cells])
+            found = moments(rows, whole, scaling, factor, needs.natural, threads)
+            n_nonzero, *sums = (None if array is None else array[0] for array in found)
+            return cls(rows.n_cells, n_nonzero, None, None, *sums, *of_all, None)
+        parts = np.linspace(0, rows.n_cells, max(1, threads) + 1).astype(np.int64)
+        column, _, values = by_feature(rows, parts, scaling, threads)
         ties, sums = np.empty(rows.n_features), np.empty((3, rows.n_features))
-        common = (rows.n_cells, column, values, code, factor)
-        if counts:
-            limits, n_above = np.empty((2, rows.n_features), np.int64)
-            bounds = (_LEAST_LIMIT, _MOST_LIMIT, _SHARE_ABOVE)
-            refuse(limits_of_counts(column, values, *bounds, limits, n_above), scaling)
-            tables, fill = _count_tables(limits, n_above, code, factor)
-        else:
-            tables, fill = _look_up_tables(column, values)
-        blocks = _blocks(column, threads)
+        how = (MEASURES[scaling.measure], factor)
+        blocks = batches(np.diff(column), 1 if threads <= 1 else _BLOCKS_PER_THREAD * threads)
+        make = _count_tables if counts else _look_up_tables
+        tables, fill = make(column, values, *how, scaling, blocks, threads)
+        common = (rows.n_cells, column, values, *how, needs.code)
 
         def run(block: tuple[int, int]) -> None:
             fill(*block, *common, ties, sums)
 
         each(run, blocks, threads)
+        total, squares, natural = sums
         return cls(
-            *(rows.n_cells, np.diff(column), _n_negative(column, values), ties, *sums),
-            *(rows.n_features, scaling, library is not None, tables),
+            *(rows.n_cells, np.diff(column), _n_negative(column, values), ties, total),
+            *(squares if needs.squares else None, natural if needs.natural else None),
+            *(*of_all, tables),
         )
 
 
@@ -169,21 +197,25 @@ def _n_negative(column: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.diff(np.concatenate([[0], np.cumsum(values < 0)])[column])
 
 
-def _blocks(column: np.ndarray, threads: int) -> list[tuple[int, int]]:
-    """Ranges of features with about equal numbers of nonzeros, a few per thread."""
-    n_features = column.size - 1
-    n_blocks = 1 if threads <= 1 else 4 * threads
-    cuts = np.searchsorted(column, np.linspace(0, column[-1], n_blocks + 1)[1:-1])
-    cuts = np.unique(np.clip(np.concatenate([[0], cuts, [n_features]]), 0, n_features))
-    return [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-
-
-def _look_up_tables(column: np.ndarray, values: np.ndarray) -> tuple[LookUp, Callable]:
+def _look_up_tables(
+    column: np.ndarray,
+    values: np.ndarray,
+    code: int,
+    factor: float,
+    scaling: Scaling,
+    blocks: list[tuple[int, int]],
+    threads: int,
+) -> tuple[LookUp, Callable]:
     """Empty tables for these nonzeros by feature, and what fills them."""
     n_features = column.size - 1
     edges = np.empty((n_features, 5), np.int64)
-    bucket_ptr = np.empty(n_features + 1, np.int64)
-    edges_of_features(column, values, _BUCKETS_PER_KEY, edges, bucket_ptr)
+    n_buckets = np.empty(n_features, np.int64)
+
+    def look(block: tuple[int, int]) -> None:
+        edges_of_features(*block, column, values, _BUCKETS_PER_KEY, edges, n_buckets)
+
+    each(look, blocks, threads)
+    bucket_ptr = np.concatenate([[0], np.cumsum(n_buckets)])
     key_ptr = column + 2 * np.arange(n_features + 1)
     tables = LookUp(
         edges,
@@ -195,9 +227,9 @@ def _look_up_tables(column: np.ndarray, values: np.ndarray) -> tuple[LookUp, Cal
         np.zeros(n_features, np.int64),
     )
 
-    def fill(first, last, n_cells, column, values, code, factor, ties, sums):
+    def fill(first, last, n_cells, column, values, code, factor, wanted, ties, sums):
         fill_tables(
-            *(first, last, n_cells, column, values, code, factor, tables.edges),
+            *(first, last, n_cells, column, values, code, factor, wanted, tables.edges),
             *(tables.bucket_ptr, tables.keys, tables.below, tables.buckets, tables.n_distinct),
             *(ties, sums),
         )
@@ -206,9 +238,22 @@ def _look_up_tables(column: np.ndarray, values: np.ndarray) -> tuple[LookUp, Cal
 
 
 def _count_tables(
-    limits: np.ndarray, n_above: np.ndarray, code: int, factor: float
+    column: np.ndarray,
+    values: np.ndarray,
+    code: int,
+    factor: float,
+    scaling: Scaling,
+    blocks: list[tuple[int, int]],
+    threads: int,
 ) -> tuple[Counts, Callable]:
-    """Empty tables up to these limits, and what fills them."""
+    """Empty tables for these counts by feature, and what fills them."""
+    limits, n_above = np.empty((2, column.size - 1), np.int64)
+    bounds = (_LEAST_LIMIT, _MOST_LIMIT, _SHARE_ABOVE)
+
+    def look(block: tuple[int, int]) -> None:
+        refuse(limits_of_counts(*block, column, values, *bounds, limits, n_above), scaling)
+
+    each(look, blocks, threads)
     scaled = np.empty(limits.max(initial=0) + 1)
     natural = np.empty_like(scaled)
     scale_counts(code, factor, scaled, natural)
@@ -223,9 +268,9 @@ def _count_tables(
         np.empty(above_ptr[-1], np.int64),
     )
 
-    def fill(first, last, n_cells, column, values, code, factor, ties, sums):
+    def fill(first, last, n_cells, column, values, code, factor, wanted, ties, sums):
         fill_count_tables(
-            *(first, last, n_cells, column, values, code, factor, tables.table_ptr),
+            *(first, last, n_cells, column, values, code, factor, wanted, tables.table_ptr),
             *(tables.below, tables.above_ptr, tables.above, ties, sums),
         )
 

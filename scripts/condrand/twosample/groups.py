@@ -7,7 +7,17 @@ import numpy as np
 
 from condrand.kernels.mann_whitney import sums_by_counts, sums_by_look_up
 from condrand.twosample.control import ControlSums, ControlTables, Counts
-from condrand.twosample.rows import MEASURES, Rows, as_rows, by_feature, each, refuse
+from condrand.twosample.moments import moments
+from condrand.twosample.rows import (
+    MEASURES,
+    Rows,
+    Scratch,
+    as_rows,
+    batches,
+    by_feature,
+    each,
+    refuse,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -20,7 +30,7 @@ _BATCH_PER_CONTROL = 2
 # one value apart in a million cells leaves more than 1e-7 of them.
 _ROUNDING = 1e-12
 # Groups of counts share nothing but the threads.
-_GROUPS_OF_COUNTS = 32
+_COUNT_BATCHES_PER_THREAD = 8
 
 
 def cubes_less(t: np.ndarray) -> np.ndarray:
@@ -38,25 +48,29 @@ class GroupSums:
     n_cells : int64, shape (n_groups,)
     n_control : int64, shape (n_groups,)
         Cells each group is compared with.
-    two_u : int64, shape (n_groups, n_features)
+    two_u : int64, shape (n_groups, n_features), or None
         Twice the Mann-Whitney U of the group: ``sum over its cells of (2 #control < v + #control
         = v)``. Exact.
-    ties : float64, shape (n_groups, n_features)
+    ties : float64, shape (n_groups, n_features), or None
         ``sum(t**3 - t)`` over the tie classes of group and control together. Exact below 2**53,
         then rounded to a relative error under 2e-16 per cell added.
     n_nonzero : int64, shape (n_groups, n_features)
-    total, squares, natural : float64, shape (n_groups, n_features)
-        As in :class:`.ControlTables`, of the group.
+    total, squares, natural : float64, shape (n_groups, n_features), or None
+        As in :class:`.ControlSums`, of the group.
+
+    Notes
+    -----
+    None is what :class:`.Needs` leaves out; of ranks, `two_u` and `ties`.
     """
 
     n_cells: np.ndarray
     n_control: np.ndarray
-    two_u: np.ndarray
-    ties: np.ndarray
+    two_u: np.ndarray | None
+    ties: np.ndarray | None
     n_nonzero: np.ndarray
     total: np.ndarray
-    squares: np.ndarray
-    natural: np.ndarray
+    squares: np.ndarray | None
+    natural: np.ndarray | None
 
 
 def group_sums(
@@ -73,6 +87,7 @@ def group_sums(
     Parameters
     ----------
     control : ControlTables
+        Its `needs` are those of the groups.
     matrix : CSR or dense, shape (n_rows, n_features)
         As in :meth:`.ControlTables.of`.
     group_ptr : int64, shape (n_groups + 1,)
@@ -101,28 +116,38 @@ def group_sums(
     if control.divided != (library is not None):
         raise ValueError("either both or neither of control group and groups have libraries")
     rows = as_rows(matrix, library, order)
-    shape = (group_ptr.size - 1, control.n_features)
+    needs, factor, sizes = control.needs, control.scaling.factor(library), np.diff(group_ptr)
+    n_control = np.full(sizes.size, control.n_cells)
+    if not needs.ranks:
+        found = moments(rows, group_ptr, control.scaling, factor, needs.natural, threads)
+        return GroupSums(sizes, n_control, None, None, *found)
+    shape = (sizes.size, control.n_features)
     two_u, n_nonzero = np.empty(shape, np.int64), np.empty(shape, np.int64)
     ties, sums = np.empty(shape), np.empty((3, *shape))
-    factor = control.scaling.factor(library)
     batch_of = _counts_batch if isinstance(control.tables, Counts) else _look_up_batch
+    scratch = Scratch()
 
     def run(batch: tuple[int, int]) -> None:
         part = slice(*batch)
         # The kernels write rows of contiguous arrays; the sums of a batch are not contiguous.
         own = np.empty((3, batch[1] - batch[0], control.n_features))
         edges = group_ptr[batch[0] : batch[1] + 1]
-        batch_of(control, rows, edges, factor, two_u[part], ties[part], n_nonzero[part], own)
-        sums[:, part] = own
+        out = (two_u[part], ties[part], n_nonzero[part], own)
+        batch_of(control, rows, edges, factor, scratch, *out)
+        for k, wanted in enumerate((True, needs.squares, needs.natural)):
+            if wanted:
+                sums[k, part] = own[k]
+        zeros = sizes[part, None] - n_nonzero[part]
+        # Target cells that are zero: as many control cells are below as are negative.
+        two_u[part] += zeros * (2 * control.n_negative + control.n_zeros)
+        ties[part] += control.ties + cubes_less(zeros + control.n_zeros)
 
     each(run, _batches(control, rows, group_ptr, threads), threads)
-    n_cells = np.diff(group_ptr)
-    zeros = control.n_zeros + (n_cells[:, None] - n_nonzero)
-    # Target cells that are zero: as many control cells are below as are negative.
-    two_u += (n_cells[:, None] - n_nonzero) * (2 * control.n_negative + control.n_zeros)
-    ties += control.ties + cubes_less(zeros)
-    n_control = np.full(n_cells.size, control.n_cells)
-    return GroupSums(n_cells, n_control, two_u, ties, n_nonzero, *sums)
+    total, squares, natural = sums
+    return GroupSums(
+        *(sizes, n_control, two_u, ties, n_nonzero, total),
+        *(squares if needs.squares else None, natural if needs.natural else None),
+    )
 
 
 def rest_sums(everyone: ControlSums, groups: GroupSums) -> tuple[GroupSums, GroupSums]:
@@ -149,13 +174,10 @@ def rest_sums(everyone: ControlSums, groups: GroupSums) -> tuple[GroupSums, Grou
     """
     n = groups.n_cells[:, None]
     others = everyone.n_cells - n
-    ties = np.broadcast_to(everyone.ties + cubes_less(everyone.n_zeros), groups.ties.shape)
-    versus = replace(
-        groups,
-        n_control=others[:, 0],
-        two_u=groups.two_u - n * n,
-        ties=ties,
-    )
+    versus = replace(groups, n_control=others[:, 0])
+    if groups.two_u is not None:
+        ties = np.broadcast_to(everyone.ties + cubes_less(everyone.n_zeros), groups.ties.shape)
+        versus = replace(versus, two_u=groups.two_u - n * n, ties=ties)
     n_nonzero = everyone.n_nonzero - groups.n_nonzero
 
     def left(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -163,13 +185,17 @@ def rest_sums(everyone: ControlSums, groups: GroupSums) -> tuple[GroupSums, Grou
         return np.where(n_nonzero > 0, whole - part, 0.0)
 
     total = left(everyone.total, groups.total)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (groups.total / n - total / others) ** 2 * (n * others / everyone.n_cells)
-    between = np.where((n > 0) & (others > 0), between, 0.0)
-    squares = left(everyone.squares, groups.squares + between)
-    # What is left of a constant rest is rounding too.
-    size = everyone.squares + everyone.total**2 / max(1, everyone.n_cells)
-    squares = np.where(squares > _ROUNDING * size, squares, 0.0)
+    squares = natural = None
+    if groups.squares is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            between = (groups.total / n - total / others) ** 2 * (n * others / everyone.n_cells)
+        between = np.where((n > 0) & (others > 0), between, 0.0)
+        squares = left(everyone.squares, groups.squares + between)
+        # What is left of a constant rest is rounding too.
+        size = everyone.squares + everyone.total**2 / max(1, everyone.n_cells)
+        squares = np.where(squares > _ROUNDING * size, squares, 0.0)
+    if groups.natural is not None:
+        natural = left(everyone.natural, groups.natural)
     rest = replace(
         versus,
         n_cells=others[:, 0],
@@ -177,7 +203,7 @@ def rest_sums(everyone: ControlSums, groups: GroupSums) -> tuple[GroupSums, Grou
         n_nonzero=n_nonzero,
         total=total,
         squares=squares,
-        natural=left(everyone.natural, groups.natural),
+        natural=natural,
     )
     return versus, rest
 
@@ -186,47 +212,43 @@ def _batches(
     control: ControlTables, rows: Rows, group_ptr: np.ndarray, threads: int
 ) -> list[tuple[int, int]]:
     """Ranges of groups that are summed together."""
-    n_groups = group_ptr.size - 1
+    stored = rows.stored(group_ptr)
     if isinstance(control.tables, Counts):
-        cuts = list(range(0, n_groups, _GROUPS_OF_COUNTS))
-    else:
-        cuts, size = [0] if n_groups else [], 0
-        stored = rows.stored(group_ptr)
-        most = max(_BATCH, _BATCH_PER_CONTROL * int(control.n_nonzero.sum()))
-        if threads > 1:
-            most = min(most, -(-int(stored.sum()) // threads))
-        for g in range(n_groups):
-            if size and size + stored[g] > most:
-                cuts.append(g)
-                size = 0
-            size += int(stored[g])
-    return list(zip(cuts, [*cuts[1:], n_groups], strict=True)) if cuts else []
+        # Each group costs a pass over the tables too.
+        stored = stored + control.tables.below.size
+        return batches(stored, _COUNT_BATCHES_PER_THREAD * max(1, threads))
+    # As many for each thread; few, as each reads all tables.
+    threads = max(1, threads)
+    most = threads * max(_BATCH, _BATCH_PER_CONTROL * int(control.n_nonzero.sum()))
+    return batches(stored, threads * max(1, -(-int(stored.sum()) // most)))
 
 
-def _look_up_batch(control, rows, group_ptr, factor, two_u, ties, n_nonzero, sums):
+def _look_up_batch(control, rows, group_ptr, factor, scratch, two_u, ties, n_nonzero, sums):
     """One batch through :func:`.sums_by_look_up`."""
-    column, ends, values = by_feature(rows, group_ptr, control.scaling)
+    column, ends, values = by_feature(
+        rows, group_ptr, control.scaling, room=lambda size: scratch.of("values", size)
+    )
     tables = control.tables
     longest = int(np.diff(column).max(initial=1))
     n_slots = 2 * int(tables.n_distinct.max(initial=0)) + 2
     sums_by_look_up(
         *(column, ends, values, np.diff(group_ptr)),
-        *(MEASURES[control.scaling.measure], factor, tables.edges, tables.bucket_ptr),
-        *(tables.key_ptr, tables.keys, tables.below, tables.buckets),
-        *(np.empty(n_slots, np.int32), np.zeros(n_slots, np.int32)),
-        *(np.empty(longest, np.int32), np.empty(longest + 1, np.int32)),
-        *(np.empty(longest), np.empty(longest)),
+        *(MEASURES[control.scaling.measure], factor, control.needs.code, tables.edges),
+        *(tables.bucket_ptr, tables.key_ptr, tables.keys, tables.below, tables.buckets),
+        *(scratch.of("latest", n_slots, np.int32), scratch.of("seen", n_slots, np.int32)),
+        *(scratch.of("slots", longest, np.int32), scratch.of("repeats", longest + 1, np.int32)),
+        *(scratch.of("work", longest), scratch.of("crowd", longest)),
         *(two_u, ties, n_nonzero, sums),
     )
 
 
-def _counts_batch(control, rows, group_ptr, factor, two_u, ties, n_nonzero, sums):
+def _counts_batch(control, rows, group_ptr, factor, scratch, two_u, ties, n_nonzero, sums):
     """One batch through :func:`.sums_by_counts`."""
     tables = control.tables
     code = sums_by_counts(
         *(rows.data, rows.indices, rows.indptr, rows.indptr[0], rows.order, group_ptr),
-        *(MEASURES[control.scaling.measure], factor, tables.scaled, tables.natural),
-        *(tables.table_ptr, tables.below, tables.above_ptr, tables.above),
-        *(two_u, ties, n_nonzero, sums),
+        *(MEASURES[control.scaling.measure], factor, control.needs.code),
+        *(tables.scaled, tables.natural, tables.table_ptr, tables.below),
+        *(tables.above_ptr, tables.above, two_u, ties, n_nonzero, sums),
     )
     refuse(code, control.scaling)

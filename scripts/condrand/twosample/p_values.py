@@ -213,15 +213,18 @@ def _log_tail(t: np.ndarray, df: np.ndarray) -> np.ndarray:
     c = np.ones_like(x)
     d = 1 / (1 - (a + b) * x / (a + 1))
     fraction = d.copy()
+    # A value that has converged stays as it is: it must not depend on those beside it.
+    moving = np.ones(x.shape, bool)
     for k in range(1, _CONTINUED):
         step = k * (b - k) * x / ((a + 2 * k - 1) * (a + 2 * k))
         d = 1 / (1 + step * d)
         c = 1 + step / c
-        fraction *= d * c
+        factor = d * c
         step = -(a + k) * (a + b + k) * x / ((a + 2 * k) * (a + 2 * k + 1))
         d = 1 / (1 + step * d)
         c = 1 + step / c
-        fraction *= d * c
-        if np.all(np.abs(d * c - 1) < 1e-15):
+        fraction = np.where(moving, fraction * factor * (d * c), fraction)
+        moving &= np.abs(d * c - 1) >= 1e-15
+        if not moving.any():
             break
     return a * log_x + b * log_rest - np.log(a) - betaln(a, b) + np.log(fraction)

@@ -1,8 +1,9 @@
 """Cells x features in memory, sparse or dense, as the kernels read them."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +12,14 @@ from condrand.kernels.mann_whitney import (
     FINE,
     LOG1P,
     LOGGED,
+    NATURAL,
     NEGATIVE,
     NOT_A_COUNT,
     NOT_FINITE,
     PLAIN,
+    SQUARES,
     compress_rows,
+    count_by_feature,
     count_in_rows,
     look_at_rows,
     transpose_groups,
@@ -53,6 +57,30 @@ class Scaling:
     def factor(self, library: np.ndarray | None) -> float:
         """What a value divided by its library is multiplied by."""
         return 1.0 if library is None else float(self.target_sum)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which sums are wanted, beside numbers of nonzeros and sums of values; fewer cost less.
+
+    Attributes
+    ----------
+    ranks : bool
+        U and ties.
+    squares : bool
+        Squared deviations from the mean. Without ranks they are always there.
+    natural : bool
+        Sums of natural values.
+    """
+
+    ranks: bool = True
+    squares: bool = True
+    natural: bool = True
+
+    @property
+    def code(self) -> int:
+        """Bits for the kernels."""
+        return SQUARES * self.squares + NATURAL * self.natural
 
 
 @dataclass(frozen=True)
@@ -208,6 +236,32 @@ def each(run: Callable, items: list, threads: int) -> None:
         list(pool.map(run, items))
 
 
+def batches(sizes: np.ndarray, n_batches: int) -> list[tuple[int, int]]:
+    """Consecutive ranges with about equal sums of sizes; fewer where there is nothing between."""
+    upto = np.concatenate([[0], np.cumsum(sizes)])
+    # The cut nearest to each share.
+    shares = np.linspace(0, upto[-1], n_batches + 1)[1:-1]
+    cuts = np.searchsorted((upto[:-1] + upto[1:]) / 2, shares)
+    cuts = np.unique(np.concatenate([[0], cuts, [len(sizes)]])).tolist()
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Arrays that are written anew by each item of a thread: fresh memory costs page faults."""
+
+    held: threading.local = field(default_factory=threading.local)
+
+    def of(self, name: str, size: int, dtype: type = np.float64) -> np.ndarray:
+        """An array of at least `size` elements; zeros at first, then what the thread left."""
+        found = getattr(self.held, name, None)
+        if found is None or found.size < size:
+            found = np.zeros(size + size // 8, dtype)
+            setattr(self.held, name, found)
+        # An empty array says that nothing is wanted.
+        return found if size else found[:0]
+
+
 def refuse(code: int, scaling: Scaling) -> None:
     """Raise ValueError for a kernel's code of a value that cannot be used."""
     if code != FINE and not (code == NEGATIVE and scaling.measure != "log1p"):
@@ -215,18 +269,35 @@ def refuse(code: int, scaling: Scaling) -> None:
 
 
 def by_feature(
-    rows: Rows, group_ptr: np.ndarray, scaling: Scaling
+    rows: Rows,
+    group_ptr: np.ndarray,
+    scaling: Scaling,
+    threads: int = 1,
+    room: Callable = np.empty,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nonzeros of consecutive groups by feature; see :func:`.transpose_groups`."""
-    column = np.empty(rows.n_features + 1, np.int64)
+    """Nonzeros of consecutive groups by feature; see :func:`.transpose_groups`.
+
+    `room` gives an array of at least some number of float64. Threads share out the groups.
+    """
+    csr = (rows.data, rows.indices, rows.indptr, rows.indptr[0], rows.order)
+    parts = batches(np.diff(group_ptr), threads)
+    count = np.empty((len(parts), rows.n_features), np.int64)
     ends = np.empty((group_ptr.size - 1, rows.n_features), np.int32)
-    values = np.empty(rows.stored(group_ptr[[0, -1]])[0])
-    refuse(
-        transpose_groups(
-            *(rows.data, rows.indices, rows.indptr, rows.indptr[0], rows.order),
-            *(group_ptr, rows.library, column, ends, values),
-        ),
-        scaling,
-    )
-    # Explicit zeros left room at the end.
+
+    def add(k: int) -> None:
+        count_by_feature(*csr, *group_ptr[list(parts[k])], count[k])
+
+    each(add, list(range(len(parts))), threads)
+    column = np.concatenate([[0], np.cumsum(count.sum(axis=0))])
+    cursor = column[:-1] + np.cumsum(count, axis=0) - count
+    values = room(column[-1])
+
+    def fill(k: int) -> None:
+        a, b = parts[k]
+        code = transpose_groups(
+            *(*csr, group_ptr[a : b + 1], rows.library, column, cursor[k], ends[a:b], values)
+        )
+        refuse(code, scaling)
+
+    each(fill, list(range(len(parts))), threads)
     return column, ends, values[: column[-1]]
