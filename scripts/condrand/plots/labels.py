@@ -239,6 +239,8 @@ def _write(
 
 def _extent(name: str, size: float) -> np.ndarray:
     """Give width and height of a line of text in points, shape (2,)."""
+    if not name.strip():
+        return np.array([1.0, size])
     # Escaped, because a path takes a pair of dollar signs for a formula.
     font = FontProperties(family="DejaVu Sans", size=size)
     path = TextPath((0.0, 0.0), name.replace("$", r"\$"), prop=font)
