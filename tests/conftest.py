@@ -143,3 +143,12 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set CONDRAND_DATA")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def limma(data_dir: Path) -> Path:
+    """The folder of R's results on linear models."""
+    folder = data_dir / "limma"
+    if not folder.is_dir():
+        pytest.skip(f"no references at {folder}")
+    return folder

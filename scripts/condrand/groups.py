@@ -111,14 +111,19 @@ class Control:
             taken[at_most(np.flatnonzero(alone), most, seed, "")] = True
             return cls(name, pool, taken & pool, most, seed)
         if name in groups:
-            pool = np.zeros(is_ntc.size, bool)
-            pool[groups[name]] = True
-        elif name == NTC:
-            pool = is_ntc
-        else:
-            raise ValueError(f"there is no group {name!r} to compare with")
-        taken = np.zeros_like(pool)
-        taken[at_most(np.flatnonzero(pool), most, seed, name)] = True
+            return cls.of_cells(name, groups[name], is_ntc.size, most, seed)
+        if name == NTC:
+            return cls.of_cells(name, np.flatnonzero(is_ntc), is_ntc.size, most, seed)
+        raise ValueError(f"there is no group {name!r} to compare with")
+
+    @classmethod
+    def of_cells(
+        cls, name: str, cells: np.ndarray, n_cells: int, most: int | None = None, seed: int = 0
+    ) -> "Control":
+        """The control of these cells, int64 and sorted, out of `n_cells`."""
+        pool, taken = np.zeros((2, n_cells), bool)
+        pool[cells] = True
+        taken[at_most(cells, most, seed, name)] = True
         return cls(name, pool, taken, most, seed)
 
     @property

@@ -24,13 +24,13 @@ from condrand.inputs.outcome import copy_outcome
 from condrand.io.atomic import replacing
 from condrand.io.h5ad import (
     new_anndata,
-    open_h5ad,
+    open_anndata,
     read,
     write_element,
 )
 from condrand.io.tables import write_tsv
-from condrand.plan import deal
-from condrand.units import NTC_GUIDE, TARGET, Unit, join_guides
+from condrand.tables import units_table
+from condrand.units import NTC_GUIDE, TARGET, Unit
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def load_screen(
     """
     problems = Problems(str(path))
     labels = settings["ntc_labels"]
-    with open_h5ad(path) as file:
+    with open_anndata(path) as file:
         cells = _cell_names(file, problems)
         log.info("%s: %d cells", path, len(cells))
         guides = read_guides(file, settings, cells, problems) if needs["guides"] else None
@@ -108,7 +108,7 @@ def load_screen(
                 write_element(out["obsm"], key, codes[:, None])
                 write_element(out["uns"], f"levels.{key}", levels)
             write_element(out["uns"], "ntc_labels", np.array(labels, dtype=object))
-    table = targets_table(units, len(cells), n_batches)
+    table = units_table(units, n_batches, lambda size: _status(size, len(cells)))
     skipped = table[table["status"] != "kept"]
     for row in skipped.itertuples():
         log.warning("skipped %s: %s", row.target, row.status)
@@ -120,25 +120,6 @@ def load_screen(
         n_batches,
         len(skipped),
     )
-
-
-def targets_table(units: list[Unit], n_cells: int, n_batches: int) -> pd.DataFrame:
-    """The units, their sizes and batches, one row each, in order of batch and name."""
-    batch = deal({f"{unit.kind}:{unit.name}": unit.cells.size for unit in units}, n_batches)
-    rows = [
-        {
-            "target": unit.name,
-            "kind": unit.kind,
-            "guides": join_guides(unit.guides),
-            "n_cells": unit.cells.size,
-            "batch": batch[f"{unit.kind}:{unit.name}"],
-            "status": _status(unit.cells.size, n_cells),
-        }
-        for unit in units
-    ]
-    columns = ["target", "kind", "guides", "n_cells", "batch", "status"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values(["batch", "kind", "target"], kind="stable", ignore_index=True)
 
 
 def _status(n_treated: int, n_cells: int) -> str:

@@ -1,7 +1,12 @@
 """The results contract: one row per target and feature, the same columns for every engine."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
+
+from condrand.plan import deal
+from condrand.units import Unit, join_guides
 
 # Every engine's table starts with these, in this order; its own columns follow, `note` is last.
 CONTRACT = (
@@ -54,6 +59,33 @@ def effects_table(
     if (table.loc[~tested, NOTE] == "").any():
         raise ValueError("an untested row has no note")
     return table
+
+
+def units_table(units: list[Unit], n_batches: int, status: Callable[[int], str]) -> pd.DataFrame:
+    """Units, their sizes and batches, one row each, in order of batch, kind and name.
+
+    Parameters
+    ----------
+    units : list of Unit
+    n_batches : int
+    status : callable
+        From the cells of a unit to "kept", or why it is not.
+    """
+    batch = deal({f"{unit.kind}:{unit.name}": unit.cells.size for unit in units}, n_batches)
+    rows = [
+        {
+            "target": unit.name,
+            "kind": unit.kind,
+            "guides": join_guides(unit.guides),
+            "n_cells": unit.cells.size,
+            "batch": batch[f"{unit.kind}:{unit.name}"],
+            "status": status(unit.cells.size),
+        }
+        for unit in units
+    ]
+    columns = ["target", "kind", "guides", "n_cells", "batch", "status"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values(["batch", "kind", "target"], kind="stable", ignore_index=True)
 
 
 def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -1,73 +1,14 @@
 """Calls and adjusted p values against R, and by brute force."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from condrand.linear.calls import ADJUSTMENTS, METHODS, adjust_p, count_calls, decide_tests
-from condrand.linear.fit import Fit
 from condrand.linear.moderation import e_bayes, treat
-
-
-@pytest.fixture(scope="module")
-def limma(data_dir: Path) -> Path:
-    folder = data_dir / "limma"
-    if not folder.is_dir():
-        pytest.skip(f"no references at {folder}")
-    return folder
-
-
-def read(path, **how):
-    return pd.read_csv(path, float_precision="round_trip", **how)
-
-
-def within(quantity, reference, actual, expected, gate, relative=False):
-    """Assert the same NaN and a largest difference of at most `gate`; print the difference."""
-    actual, expected = np.broadcast_arrays(np.asarray(actual, float), np.asarray(expected, float))
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    made = ~np.isnan(expected)
-    assert np.any(made)
-    away = np.abs(actual[made] - expected[made])
-    if relative:
-        away = away / np.abs(expected[made])
-    kind = "rel" if relative else "abs"
-    print(f"| {quantity} | {reference} | {kind} {away.max():.1e} | {gate:.0e} |")
-    assert away.max() <= gate
-
-
-def fit_of(table, effect, su, df, cov=None, names=("x",)):
-    return Fit(
-        coefficients=np.asarray(effect, float).reshape(len(table), -1),
-        stdev_unscaled=np.asarray(su, float).reshape(len(table), -1),
-        sigma=table["sigma"].to_numpy(float),
-        df_residual=np.full(len(table), float(df)),
-        amean=table["Amean"].to_numpy(float),
-        cov_coefficients=np.ones((1, 1)) if cov is None else cov,
-        features=[str(name) for name in table["EntrezGeneID"]],
-        names=list(names),
-        rank=len(names),
-    )
-
-
-def synthetic(G=300, p=3, seed=1):
-    random = np.random.default_rng(seed)
-    effect = random.normal(size=(G, p)) * (random.random((G, 1)) < 0.3) * 2
-    half = random.normal(size=(p, p))
-    return Fit(
-        coefficients=effect + random.normal(size=(G, p)) * 0.4,
-        stdev_unscaled=np.full((G, p), 0.5),
-        sigma=np.sqrt(random.chisquare(8, G) / 8 * 5 / random.chisquare(5, G)),
-        df_residual=np.full(G, 8.0),
-        amean=random.normal(6, 2, G),
-        cov_coefficients=half @ half.T + np.eye(p),
-        features=[f"g{i}" for i in range(G)],
-        names=["a", "b", "c"][:p],
-        rank=p,
-    )
+from references import fit_of, fit_with_effects, read, within
 
 
 def no_mismatch(name, file, calls, expected):
@@ -182,7 +123,7 @@ def brute_force_nested(t, cov, threshold):
 
 
 def test_nested_f_and_hierarchical_are_their_definitions():
-    fit = e_bayes(synthetic(seed=4))
+    fit = e_bayes(fit_with_effects(seed=4))
     p = fit.F_p_value
     selected = brute_force_adjust(p, "BH") < 0.05
     i, n = np.count_nonzero(selected), p.size
@@ -200,7 +141,7 @@ def test_nested_f_and_hierarchical_are_their_definitions():
 
 
 def test_an_infinite_prior_makes_within_feature_tests_normal():
-    fit = replace(synthetic(seed=2), sigma=np.ones(300))
+    fit = replace(fit_with_effects(seed=2), sigma=np.ones(300))
     fit = e_bayes(fit)
     assert np.all(np.isinf(fit.F_df2))
     for method in ("hierarchical", "nestedF"):
@@ -208,7 +149,7 @@ def test_an_infinite_prior_makes_within_feature_tests_normal():
 
 
 def test_the_level_is_strict():
-    fit = e_bayes(synthetic())
+    fit = e_bayes(fit_with_effects())
     p = fit.p_value[:, :1]
     fit = replace(fit, log_p=np.log(p), t=fit.t[:, :1], coefficients=fit.coefficients[:, :1])
     at = np.exp(fit.log_p).min()
@@ -219,7 +160,7 @@ def test_the_level_is_strict():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("adjust", ADJUSTMENTS)
 def test_a_lower_level_or_a_threshold_calls_fewer(method, adjust):
-    fit = e_bayes(synthetic(seed=3))
+    fit = e_bayes(fit_with_effects(seed=3))
     calls = decide_tests(fit, method, adjust)
     fewer = decide_tests(fit, method, adjust, p_value=0.001)
     assert np.all(np.abs(fewer) <= np.abs(calls))
@@ -230,7 +171,7 @@ def test_a_lower_level_or_a_threshold_calls_fewer(method, adjust):
 
 
 def test_what_has_no_test_is_not_called():
-    fit = synthetic()
+    fit = fit_with_effects()
     effect, su = fit.coefficients.copy(), fit.stdev_unscaled.copy()
     effect[:5], su[:5] = np.nan, np.nan
     effect[5] = 50.0
@@ -241,7 +182,7 @@ def test_what_has_no_test_is_not_called():
 
 
 def test_a_contrast_nobody_can_estimate_changes_no_other_call():
-    fit = synthetic()
+    fit = fit_with_effects()
     two = replace(
         fit,
         coefficients=fit.coefficients[:, :2],
@@ -259,17 +200,17 @@ def test_a_contrast_nobody_can_estimate_changes_no_other_call():
 
 
 def test_nothing_selected_calls_nothing():
-    fit = synthetic()
+    fit = fit_with_effects()
     fit = e_bayes(replace(fit, coefficients=fit.coefficients * 1e-6))
     for method in METHODS:
         assert not np.any(decide_tests(fit, method))
 
 
 def test_what_makes_no_sense_is_refused():
-    fit, treated = e_bayes(synthetic()), treat(synthetic())
+    fit, treated = e_bayes(fit_with_effects()), treat(fit_with_effects())
     assert decide_tests(treated, "global").shape == (300, 3)
     for call, words in (
-        (lambda: decide_tests(synthetic()), "run e_bayes"),
+        (lambda: decide_tests(fit_with_effects()), "run e_bayes"),
         (lambda: decide_tests(treated, "nestedF"), "needs F"),
         (lambda: decide_tests(fit, "both"), "method is 'both'"),
         (lambda: decide_tests(fit, adjust="fdr"), "adjust is 'fdr'"),

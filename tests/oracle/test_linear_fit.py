@@ -14,23 +14,10 @@ import pytest
 from condrand.kernels.linear import LANES
 from condrand.linear.fit import Basis, contrasts_fit, lm_fit, make_contrasts, non_estimable
 from condrand.linear.voom import voom
+from references import gate
 
 EXACT = 1e-11  # relative: the gate of sigma and standard errors
 ABSOLUTE = 1e-9  # the gate of coefficients, which may be near 0
-
-
-def gate(quantity: str, source: str, found, expected, limit: float, relative: bool = False):
-    """Print one row of the table of differences (pytest -s), and hold it to its limit.
-
-    Missing values must be the same on both sides.
-    """
-    found, expected = np.asarray(found, float), np.asarray(expected, float)
-    assert found.shape == expected.shape
-    assert np.array_equal(np.isnan(found), np.isnan(expected))
-    difference = np.abs(found - expected) / (np.abs(expected) if relative else 1.0)
-    largest = np.nanmax(difference)
-    print(f"\n{quantity} | {source} | {largest:.1e} | {limit:.0e}", end="")
-    assert largest <= limit
 
 
 @pytest.fixture(scope="module")

@@ -1,38 +1,10 @@
 """Coordinates of MDS plots against limma, and by definition."""
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 
 from condrand.linear.mds import plot_mds
-
-
-@pytest.fixture(scope="module")
-def limma(data_dir: Path) -> Path:
-    folder = data_dir / "limma"
-    if not folder.is_dir():
-        pytest.skip(f"no references at {folder}")
-    return folder
-
-
-def read(path, **how):
-    return pd.read_csv(path, float_precision="round_trip", **how)
-
-
-def within(quantity, reference, actual, expected, gate, relative=False):
-    """Assert the same NaN and a largest difference of at most `gate`; print the difference."""
-    actual, expected = np.broadcast_arrays(np.asarray(actual, float), np.asarray(expected, float))
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    made = ~np.isnan(expected)
-    assert np.any(made)
-    away = np.abs(actual[made] - expected[made])
-    if relative:
-        away = away / np.abs(expected[made])
-    kind = "rel" if relative else "abs"
-    print(f"| {quantity} | {reference} | {kind} {away.max():.1e} | {gate:.0e} |")
-    assert away.max() <= gate
+from references import read, within
 
 
 def lcpm(limma):

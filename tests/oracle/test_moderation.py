@@ -1,10 +1,8 @@
 """Moderated t, F, log odds and treat against R limma 3.54.1, and by brute force."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 from scipy.integrate import quad
@@ -24,56 +22,16 @@ from condrand.linear.moderation import (
     winsorized_moments,
 )
 from condrand.twosample.p_values import log_student
+from references import fit_of, read, within
 
 PRIOR, T, LOG10_P, F = 1e-12, 1e-9, 1e-10, 1e-9
 SIXGROUP = ["BvsL.virgin", "BvsL.preg", "BvsL.lact", "L.lactVsPreg", "L.pregVsVirgin"]
 ADDITIVE = ["luminal", "pregVsVirgin", "virginVsLact", "mix"]
 
 
-@pytest.fixture(scope="module")
-def limma(data_dir: Path) -> Path:
-    folder = data_dir / "limma"
-    if not folder.is_dir():
-        pytest.skip(f"no references at {folder}")
-    return folder
-
-
-def read(path, **how):
-    return pd.read_csv(path, float_precision="round_trip", **how)
-
-
 def scalars(path):
     table = read(path)
     return {(key, idx): value for key, idx, value in table.itertuples(index=False)}
-
-
-def within(quantity, reference, actual, expected, gate, relative=False):
-    """Assert the same NaN and a largest difference of at most `gate`; print the difference."""
-    actual, expected = np.broadcast_arrays(np.asarray(actual, float), np.asarray(expected, float))
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    made = ~np.isnan(expected)
-    assert np.any(made)
-    away = np.abs(actual[made] - expected[made])
-    if relative:
-        away = away / np.abs(expected[made])
-    kind = "rel" if relative else "abs"
-    print(f"| {quantity} | {reference} | {kind} {away.max():.1e} | {gate:.0e} |")
-    assert away.max() <= gate
-
-
-def fit_of(table, effect, su, df=None, cov=None, names=("x",)):
-    df = np.asarray(df if df is not None else table["df_residual"], float)
-    return Fit(
-        coefficients=np.asarray(effect, float).reshape(len(table), -1),
-        stdev_unscaled=np.asarray(su, float).reshape(len(table), -1),
-        sigma=table["sigma"].to_numpy(float),
-        df_residual=np.broadcast_to(df, (len(table),)).copy(),
-        amean=table["Amean"].to_numpy(float),
-        cov_coefficients=np.ones((1, 1)) if cov is None else cov,
-        features=[str(name) for name in table["EntrezGeneID"]],
-        names=list(names),
-        rank=len(names),
-    )
 
 
 def log10_p(fit):

@@ -1,7 +1,6 @@
 """Tables of top features against limma's topTable, and by definition."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,67 +8,9 @@ import pytest
 from scipy import stats
 
 from condrand.linear.calls import adjust_p
-from condrand.linear.fit import Fit
 from condrand.linear.moderation import e_bayes, treat
 from condrand.linear.tables import top_table, top_treat
-
-
-@pytest.fixture(scope="module")
-def limma(data_dir: Path) -> Path:
-    folder = data_dir / "limma"
-    if not folder.is_dir():
-        pytest.skip(f"no references at {folder}")
-    return folder
-
-
-def read(path, **how):
-    return pd.read_csv(path, float_precision="round_trip", **how)
-
-
-def within(quantity, reference, actual, expected, gate, relative=False):
-    """Assert the same NaN and a largest difference of at most `gate`; print the difference."""
-    actual, expected = np.broadcast_arrays(np.asarray(actual, float), np.asarray(expected, float))
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    made = ~np.isnan(expected)
-    assert np.any(made)
-    away = np.abs(actual[made] - expected[made])
-    if relative:
-        away = away / np.abs(expected[made])
-    kind = "rel" if relative else "abs"
-    print(f"| {quantity} | {reference} | {kind} {away.max():.1e} | {gate:.0e} |")
-    assert away.max() <= gate
-
-
-def fit_of(table, effect, su, df, cov=None, names=("x",)):
-    return Fit(
-        coefficients=np.asarray(effect, float).reshape(len(table), -1),
-        stdev_unscaled=np.asarray(su, float).reshape(len(table), -1),
-        sigma=table["sigma"].to_numpy(float),
-        df_residual=np.full(len(table), float(df)),
-        amean=table["Amean"].to_numpy(float),
-        cov_coefficients=np.ones((1, 1)) if cov is None else cov,
-        features=[str(name) for name in table["EntrezGeneID"]],
-        names=list(names),
-        rank=len(names),
-    )
-
-
-def synthetic(G=300, p=3, seed=1):
-    random = np.random.default_rng(seed)
-    effect = random.normal(size=(G, p)) * (random.random((G, 1)) < 0.3) * 2
-    half = random.normal(size=(p, p))
-    return Fit(
-        coefficients=effect + random.normal(size=(G, p)) * 0.4,
-        stdev_unscaled=np.full((G, p), 0.5),
-        sigma=np.sqrt(random.chisquare(8, G) / 8 * 5 / random.chisquare(5, G)),
-        df_residual=np.full(G, 8.0),
-        amean=random.normal(6, 2, G),
-        cov_coefficients=half @ half.T + np.eye(p),
-        features=[f"g{i}" for i in range(G)],
-        names=["a", "b", "c"][:p],
-        rank=p,
-    )
-
+from references import fit_of, fit_with_effects, read, within
 
 GATES = {"P.Value": 1e-10, "adj.P.Val": 1e-10}
 
@@ -133,7 +74,7 @@ def test_the_f_table_is_that_of_limma(limma, name):
 
 
 def test_rows_carry_the_names_and_values_of_their_features():
-    fit = e_bayes(synthetic())
+    fit = e_bayes(fit_with_effects())
     table = top_table(fit, "b", number=None, confint=0.9)
     assert sorted(table.index) == sorted(fit.features)
     rows = [fit.features.index(name) for name in table.index]
@@ -146,7 +87,7 @@ def test_rows_carry_the_names_and_values_of_their_features():
 
 
 def test_a_confidence_interval_leaves_out_0_where_p_is_small():
-    fit = e_bayes(synthetic())
+    fit = e_bayes(fit_with_effects())
     table = top_table(fit, 0, number=None, confint=True)
     outside = (table["CI.L"] > 0) | (table["CI.R"] < 0)
     assert 0 < np.count_nonzero(outside) < len(table)
@@ -164,13 +105,13 @@ def test_a_confidence_interval_leaves_out_0_where_p_is_small():
     ],
 )
 def test_sorting(sort_by, column, sign):
-    table = top_table(e_bayes(synthetic()), "a", number=None, sort_by=sort_by)
+    table = top_table(e_bayes(fit_with_effects()), "a", number=None, sort_by=sort_by)
     values = sign * table[column] if sign else -np.abs(table[column])
     assert np.all(np.diff(values) >= 0) and np.ptp(values) > 0
 
 
 def test_ties_keep_the_order_of_the_features_and_nan_comes_last():
-    fit = synthetic(G=40, p=1)
+    fit = fit_with_effects(G=40, p=1)
     effect = fit.coefficients.copy()
     effect[:] = 1.0
     effect[3] = np.nan
@@ -182,7 +123,7 @@ def test_ties_keep_the_order_of_the_features_and_nan_comes_last():
 
 
 def test_features_whose_p_underflows_are_still_ranked():
-    fit = synthetic(G=200, p=1)
+    fit = fit_with_effects(G=200, p=1)
     effect = fit.coefficients.copy()
     # The prior holds all variances near one, so t grows with the effect.
     effect[[7, 9, 8], 0] = [2e3, 4e3, 8e3]
@@ -193,7 +134,7 @@ def test_features_whose_p_underflows_are_still_ranked():
 
 
 def test_cuts_are_inclusive_and_adjusting_comes_before_them():
-    fit = e_bayes(synthetic())
+    fit = e_bayes(fit_with_effects())
     whole = top_table(fit, "a", number=None, sort_by="P")
     level, lfc = whole["adj.P.Val"].iloc[20], abs(whole["logFC"].iloc[5])
     cut = top_table(fit, "a", number=None, sort_by="P", p_value=level, lfc=lfc)
@@ -205,7 +146,7 @@ def test_cuts_are_inclusive_and_adjusting_comes_before_them():
 
 
 def test_an_intercept_is_left_out_unless_named():
-    fit = e_bayes(replace(synthetic(), names=["(Intercept)", "b", "c"]))
+    fit = e_bayes(replace(fit_with_effects(), names=["(Intercept)", "b", "c"]))
     table = top_table(fit)
     assert list(table.columns) == ["b", "c", "AveExpr", "F", "P.Value", "adj.P.Val", "neg_log10_p"]
     sub = fit.cov_coefficients[1:, 1:]
@@ -218,7 +159,7 @@ def test_an_intercept_is_left_out_unless_named():
 
 
 def test_the_f_table_keeps_a_feature_for_any_large_effect():
-    fit = e_bayes(synthetic())
+    fit = e_bayes(fit_with_effects())
     table = top_table(fit, number=None, lfc=1.5)
     large = np.any(np.abs(fit.coefficients) > 1.5, axis=1)
     assert 0 < len(table) == np.count_nonzero(large) < len(large)
@@ -228,14 +169,14 @@ def test_the_f_table_keeps_a_feature_for_any_large_effect():
 
 
 def test_a_treat_table_has_no_log_odds():
-    fit = treat(synthetic(), lfc=0.3)
+    fit = treat(fit_with_effects(), lfc=0.3)
     table = top_treat(fit, "b", number=None)
     columns = ["logFC", "AveExpr", "t", "P.Value", "adj.P.Val", "neg_log10_p"]
     assert list(table.columns) == columns and np.all(np.diff(table["P.Value"]) >= 0)
 
 
 def test_what_makes_no_sense_is_refused():
-    bare, fit, treated = synthetic(), e_bayes(synthetic()), treat(synthetic())
+    bare, fit, treated = fit_with_effects(), e_bayes(fit_with_effects()), treat(fit_with_effects())
     for call, words in (
         (lambda: top_table(bare), "run e_bayes"),
         (lambda: top_table(treated), "use top_treat"),

@@ -10,17 +10,9 @@ from condrand.linear.fit import lm_fit
 from condrand.linear.lowess import lowess
 from condrand.linear.voom import adaptive_span, voom
 from condrand.linear.weights import array_weights, voom_with_quality_weights
+from references import gate
 
 EXACT = 1e-11  # relative: the gate of weights
-
-
-def gate(quantity: str, source: str, found, expected, limit: float, relative: bool = False):
-    """Print one row of the table of differences (pytest -s), and hold it to its limit."""
-    found, expected = np.asarray(found, float), np.asarray(expected, float)
-    assert found.shape == expected.shape
-    largest = np.max(np.abs(found - expected) / (np.abs(expected) if relative else 1.0))
-    print(f"\n{quantity} | {source} | {largest:.1e} | {limit:.0e}", end="")
-    assert largest <= limit
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from condrand.covariates import standardize
-from condrand.io.h5ad import open_h5ad, read
+from condrand.io.h5ad import open_anndata, read
 from condrand.samplers import SAMPLERS
 from condrand.statistics import STATISTICS
 
@@ -174,7 +174,7 @@ def test_a_burden_without_the_targets_own_guides_confounds(screens, tools):
     # of a cell's uptake (a Poisson number of guides, split at random). Given the other guides
     # alone, a cell with a guide more has the higher uptake, and the higher burden.
     screen = screens[0]
-    with open_h5ad(screen.simulation) as file:
+    with open_anndata(screen.simulation) as file:
         carried = read(file, "obsm/guide_assignment").tocsc()
         target_of = read(file, "uns/guide2gene")
         of = np.array([str(target_of[name]) for name in read(file, "uns/guide_names")])
@@ -243,7 +243,7 @@ def low_moi(simulate):
     made = []
     for seed in range(32):
         screen = simulate(burden=False, **LOW_MOI, seed=seed)
-        with open_h5ad(screen.simulation) as file:
+        with open_anndata(screen.simulation) as file:
             causal = set(read(file, "uns/truth")["target"].astype(str))
         made.append((screen, causal))
     return made

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from condrand.fdr import benjamini_hochberg
-from condrand.io.h5ad import open_h5ad, read
+from condrand.io.h5ad import open_anndata, read
 from condrand.samplers import SAMPLERS
 from condrand.statistics import STATISTICS
 
@@ -35,7 +35,7 @@ def screens(simulate):
     made = []
     for seed in range(N_SCREENS):
         screen = simulate(**SCREEN, seed=1000 + seed)
-        with open_h5ad(screen.simulation) as file:
+        with open_anndata(screen.simulation) as file:
             truth = read(file, "uns/truth")
         made.append((screen, truth.astype(str)[["target", "program"]]))
     return made

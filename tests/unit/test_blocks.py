@@ -15,6 +15,7 @@ from condrand.io.blocks import (
     open_screen,
     outcome_name,
     read_whole,
+    row_sums,
     split_columns,
 )
 from condrand.io.h5ad import new_anndata, read
@@ -54,7 +55,7 @@ def store(tmp_path):
         with new_anndata(path, cells, pd.Index([])) as out:
             writer = OutcomeWriter(out, KEY, matrix.shape, matrix.dtype, sp.issparse(matrix))
             for start, stop in itertools.pairwise([0, *ends, matrix.shape[0]]):
-                writer.append(start, matrix[start:stop])
+                writer.append(start, matrix[start:stop], row_sums(matrix[start:stop]))
             writer.finish(features)
         return path
 

@@ -232,7 +232,7 @@ def test_threads_do_not_change_the_bits(transform):
 @pytest.mark.parametrize("ties", ["exact", "rounded"])
 def test_batches_of_targets_do_not_change_the_bits(ties, monkeypatch):
     whole = condrand.dex(screen(), "group", ties=ties)
-    monkeypatch.setattr(sys.modules["condrand.api.dex"], "_TESTS_AT_A_TIME", 1)
+    monkeypatch.setattr(sys.modules["condrand.api.expression"], "_TESTS_AT_A_TIME", 1)
     assert_same(condrand.dex(screen(), "group", ties=ties), whole)
 
 

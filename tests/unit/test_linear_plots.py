@@ -18,24 +18,13 @@ from condrand.plots.mds import mds
 from condrand.plots.mean_variance import sigma_amean, voom_trend
 from condrand.plots.sample_groups import MAX_NAMES, Groups
 from condrand.plots.top_features import clustered_heatmap, top_heatmap, tree_segments
+from references import read
 
 FDR = 0.05
 SAMPLES = ["s1", "s2", "s3", "s4", "s5"]
 GROUPS = ["b", "a10", "a2", "b", "a2"]
 # The group of each sample has place 2, 1, 0, 2, 0: natural order is a2, a10, b.
 BY_GROUP = [2, 4, 1, 0, 3]
-
-
-@pytest.fixture
-def limma(data_dir):
-    folder = data_dir / "limma"
-    if not folder.is_dir():
-        pytest.skip(f"no references at {folder}")
-    return folder
-
-
-def read(path, **how):
-    return pd.read_csv(path, float_precision="round_trip", **how)
 
 
 def artists(figure, gid):

@@ -22,7 +22,7 @@ _NAMES = {
         "crt_pvals_for_ntc_groups_ensemble",
         "crt_pvals_for_ntc_groups_ensemble_skew",
     ],
-    "condrand.api.dex": [
+    "condrand.api.expression": [
         "dex",
     ],
     "condrand.api.diagnostics": [
@@ -118,9 +118,7 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Kept, so that the module `condrand.api.dex` does not hide the function of its name.
-    globals()[name] = found = getattr(import_module(_MODULE_OF[name]), name)
-    return found
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

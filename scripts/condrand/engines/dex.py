@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 TESTS = ("mwu", "welch")
+# How values enter means and Welch's t, by transform.
+MEASURES = {"log_normalize": "log1p", "logged": "logged", "counts": "log1p", "none": "plain"}
 # The column `note`; what is not tested comes first, the first that holds is given.
 NOTES = (
     "",

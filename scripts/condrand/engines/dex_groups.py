@@ -10,21 +10,21 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from condrand.groups import Control, at_most
+from condrand.groups import Control
 from condrand.guide_counts import GuideCounts
 from condrand.io.blocks import block_matrices, open_screen, outcome_name
 from condrand.io.comparisons import Comparisons, write_comparisons
 from condrand.io.h5ad import read
 from condrand.io.outcome import read_treated
 from condrand.io.tables import write_tsv
-from condrand.plan import deal
+from condrand.outcomes.expression import automatic
+from condrand.tables import units_table
 from condrand.units import (
     CONTROLS,
     NTC_GROUP,
     NTC_GUIDE,
     TARGET,
     Unit,
-    join_guides,
     read_units,
     refuse_strangers,
 )
@@ -98,7 +98,7 @@ def plan_groups(
         "control_words": _control_words(settings, control.cells.size),
         "ties": settings["ties"],
     }
-    table = _groups_table(units, n_batches)
+    table = units_table(units, n_batches, lambda size: "kept" if size else "no cell")
     where = {(row.kind, row.target): row.batch for row in table.itertuples()}
     batch = np.array([where[unit.kind, unit.name] for unit in units], np.int64)
     comparisons = Comparisons(
@@ -142,8 +142,8 @@ def _by_guides(
         for key, cells in carriers.items()
     }
     of_target: dict[str, list[str]] = {}
-    named = (read(file, f"uns/guides/{column}") for column in ("name", "target"))
-    for guide, target in zip(*named, strict=True):
+    columns = (read(file, f"uns/guides/{column}") for column in ("name", "target"))
+    for guide, target in zip(*columns, strict=True):
         of_target.setdefault(str(target), []).append(str(guide))
     groups = {name: cells for (kind, name), cells in carriers.items() if kind == TARGET}
     named = [] if settings["targets"] == "all" else settings["targets"]
@@ -195,10 +195,7 @@ def _control(found: Grouping, settings: Mapping[str, Any], seed: int) -> Control
         return Control.of(settings["control"], found.groups, *masks, most, seed, found.is_used)
     # Not by its name, which may be that of another control.
     name = settings["control_group"]
-    pool, taken = np.zeros((2, found.is_ntc.size), bool)
-    pool[found.groups[name]] = True
-    taken[at_most(found.groups[name], most, seed, name)] = True
-    return Control(name, pool, taken, most, seed)
+    return Control.of_cells(name, found.groups[name], found.is_ntc.size, most, seed)
 
 
 def _compared(units: list[Unit], control: Control) -> tuple[list[Unit], np.ndarray]:
@@ -234,7 +231,7 @@ def _values(file: h5py.File, settings: Mapping[str, Any]) -> tuple[np.ndarray, d
     (first, *_) = block_matrices(file, outcome["key"])
     transform = outcome["transform"]
     if transform == "auto":
-        transform = "log_normalize" if first.kind == "csr" else "none"
+        transform = automatic(first.kind == "csr")
     library = np.zeros(0)
     if transform == "log_normalize":
         column = outcome["library_size"]
@@ -269,22 +266,3 @@ def _block_sizes(file: h5py.File, key: str) -> pd.DataFrame:
         rows.append((b, first, block.shape[1], data.size, round(mb, 3)))
         first += block.shape[1]
     return pd.DataFrame(rows, columns=["block", "first_feature", "n_features", "n_stored", "mb"])
-
-
-def _groups_table(units: list[Unit], n_batches: int) -> pd.DataFrame:
-    """The units, their sizes and batches, in order of batch, kind and name."""
-    batch = deal({f"{unit.kind}:{unit.name}": unit.cells.size for unit in units}, n_batches)
-    rows = [
-        {
-            "target": unit.name,
-            "kind": unit.kind,
-            "guides": join_guides(unit.guides),
-            "n_cells": unit.cells.size,
-            "batch": batch[f"{unit.kind}:{unit.name}"],
-            "status": "kept" if unit.cells.size else "no cell",
-        }
-        for unit in units
-    ]
-    columns = ["target", "kind", "guides", "n_cells", "batch", "status"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values(["batch", "kind", "target"], kind="stable", ignore_index=True)

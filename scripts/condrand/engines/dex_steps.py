@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from condrand.engines.dex import Settings, Sums, effects, sums
+from condrand.engines.dex import MEASURES, Settings, Sums, effects, sums
 from condrand.io.blocks import block_matrices, open_screen
 from condrand.io.comparisons import Comparisons, read_comparisons
 from condrand.io.h5ad import Matrix
 from condrand.io.outcome import read_features
 from condrand.io.shards import check_shards, read_arrays, write_arrays
 from condrand.io.tables import write_parquet_parts
+from condrand.outcomes.expression import log1p_cpm
 from condrand.plan import n_feature_blocks, run_of_shard
 from condrand.twosample.control import ControlTables
 from condrand.twosample.rows import Needs, Scaling
 from condrand.version import RESULTS_VERSION
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
+    pass
 
 log = logging.getLogger(__name__)
 
 # Rows of a row group, where units have fewer; units are merged one by one.
 _LEAST_ROWS = 1000
-# How values enter means and Welch's t, by transform.
-_MEASURES = {"log_normalize": "log1p", "logged": "logged", "counts": "log1p", "none": "plain"}
 
 
 def sum_shard(
@@ -82,9 +81,9 @@ def _sums_of_block(
     wanted = _any_of([shared.control, *members])
     rows = block.rows(wanted)
     library = shared.library[wanted] if shared.library.size else None
-    measure = _MEASURES[shared.words["transform"]]
+    measure = MEASURES[shared.words["transform"]]
     if library is not None and shared.words["ties"] == "rounded":
-        rows = _log_normalized(rows, shared.words["target_sum"] / library)
+        rows = log1p_cpm(rows, library, shared.words["target_sum"])
         library, measure = None, "logged"
     is_counts = shared.words["is_counts"] and library is None and measure != "logged"
 
@@ -105,17 +104,6 @@ def _any_of(sets: list[np.ndarray]) -> np.ndarray:
     for cells in sets:
         taken[cells] = True
     return np.flatnonzero(taken)
-
-
-def _log_normalized(
-    rows: "np.ndarray | sp.csr_matrix", factor: np.ndarray
-) -> "np.ndarray | sp.csr_matrix":
-    """Values as other software ranks them: rounded to a logarithm first."""
-    if isinstance(rows, np.ndarray):
-        return np.log1p(rows * factor[:, None])
-    logged = rows.astype(np.float64)
-    logged.data = np.log1p(logged.data * np.repeat(factor, np.diff(rows.indptr)))
-    return logged
 
 
 def merge_batch(
@@ -157,7 +145,7 @@ def merge_batch(
     joined = Sums.of_features([Sums.from_arrays(read[i][1]) for _, i in in_order])
     how = Settings(
         settings["test"],
-        _MEASURES[shared.words["transform"]],
+        MEASURES[shared.words["transform"]],
         settings["geometric_mean"],
         settings["pseudocount"],
         settings["continuity"],

@@ -18,7 +18,7 @@ from condrand.inputs.elements import (
     obs_column,
     texts,
 )
-from condrand.io.blocks import OutcomeWriter, is_stored
+from condrand.io.blocks import OutcomeWriter, is_stored, row_sums
 from condrand.io.h5ad import (
     Group,
     Matrix,
@@ -26,6 +26,7 @@ from condrand.io.h5ad import (
     read,
     write_element,
 )
+from condrand.outcomes.expression import automatic
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def copy_outcome(
         return
     features = _feature_names(file, settings, found, problems)
     is_sparse = found.kind in ("csr", "csc")
-    transform = resolved(outcome["transform"], is_sparse)
+    transform = outcome["transform"]
+    transform = automatic(is_sparse) if transform == "auto" else transform
     library = outcome["library_size"] if transform in OF_LIBRARY else None
     if transform == "clr" and found.shape[1] < 2:
         problems.add(where, "has one column, and clr compares columns", "use `transform: none`.")
@@ -63,19 +65,13 @@ def copy_outcome(
         store = OutcomeWriter(out, key, found.shape, found.dtype, is_sparse)
     checks = _OutcomeChecks(transform, sums_matter=transform == "clr" or library is None)
     for start, _stop, rows in found.pieces():
-        checks.look(start, rows)
+        sums = row_sums(rows)
+        checks.look(start, rows, sums)
         if store is not None:
-            store.append(start, rows)
+            store.append(start, rows, sums)
     if store is not None:
         store.finish(features)
     checks.report(where, cells, features, problems)
-
-
-def resolved(transform: str, is_sparse: bool) -> str:
-    """The transform that ``auto`` stands for."""
-    if transform != "auto":
-        return transform
-    return "log_normalize" if is_sparse else "none"
 
 
 def _feature_names(
@@ -139,12 +135,10 @@ class _OutcomeChecks:
         self.largest = 0.0
         self.whole = True
 
-    def look(self, start: int, rows: np.ndarray | sp.csr_matrix) -> None:
+    def look(self, start: int, rows: np.ndarray | sp.csr_matrix, sums: np.ndarray) -> None:
         has_fault = self.faults.look(start, rows)
         if self.sums_matter:
-            with np.errstate(invalid="ignore"):
-                sums = np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
-                self.empty_rows += (start + np.flatnonzero((sums <= 0) & ~has_fault)).tolist()
+            self.empty_rows += (start + np.flatnonzero((sums <= 0) & ~has_fault)).tolist()
         stored = rows.data if sp.issparse(rows) else rows
         if self.transform == "log_normalize" and stored.dtype.kind == "f" and stored.size:
             self.largest = max(self.largest, float(stored.max()))

@@ -68,12 +68,11 @@ class OutcomeWriter:
         words = f"{shape} {np.dtype(dtype).str} {is_sparse}".encode()
         self._digests = [hashlib.blake2b(words, digest_size=16) for _ in range(3)]
 
-    def append(self, start: int, rows: np.ndarray | sp.csr_matrix) -> None:
-        """Add the rows from `start` on; sparse ones canonical."""
+    def append(self, start: int, rows: np.ndarray | sp.csr_matrix, sums: np.ndarray) -> None:
+        """Add the rows from `start` on, sparse ones canonical, and their :func:`row_sums`."""
         stop = start + rows.shape[0]
         stored = rows.data if sp.issparse(rows) else rows
-        with np.errstate(invalid="ignore", over="ignore"):
-            self._sums[start:stop] = _row_sums(rows)
+        self._sums[start:stop] = sums
         self._is_counts = self._is_counts and _are_counts(stored)
         lengths = np.diff(rows.indptr).astype("<i8") if sp.issparse(rows) else np.empty(0)
         indices = rows.indices.astype("<i4", copy=False) if sp.issparse(rows) else np.empty(0)
@@ -149,11 +148,13 @@ def _block(name: str, block: int) -> str:
     return f"{name}.block-{number(block)}"
 
 
-def _row_sums(rows: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    if sp.issparse(rows):
-        # scipy sums in the values' own type, and float32 is exact up to 16.7 million only.
-        return rows @ np.ones(rows.shape[1])
-    return rows.sum(axis=1, dtype=np.float64)
+def row_sums(rows: np.ndarray | sp.csr_matrix) -> np.ndarray:
+    """What every row sums to: float64, shape (n_rows,)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if sp.issparse(rows):
+            # scipy sums in the values' own type, and float32 is exact up to 16.7 million only.
+            return rows @ np.ones(rows.shape[1])
+        return rows.sum(axis=1, dtype=np.float64)
 
 
 def _are_counts(values: np.ndarray) -> bool:

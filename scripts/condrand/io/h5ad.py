@@ -354,10 +354,6 @@ def open_anndata(path: str | Path) -> Iterator[Group]:
         (file.store if is_folder else file).close()
 
 
-# Callers are moving to the new name.
-open_h5ad = open_anndata
-
-
 def _refusal(path: str | Path, what: str, mend: str) -> InputError:
     return InputError(f"{path}: {what}\n      -> {mend}")
 

@@ -10,6 +10,11 @@ def effect_scale(target_sum: float) -> str:
     return f"log1p {per} (natural log)"
 
 
+def automatic(is_sparse: bool) -> str:
+    """The transform that ``auto`` stands for: sparse values are counts, dense ones features."""
+    return "log_normalize" if is_sparse else "none"
+
+
 def log1p_cpm(
     counts: np.ndarray | sp.csr_matrix, library_size: np.ndarray | None, target_sum: float
 ) -> np.ndarray | sp.csr_matrix:

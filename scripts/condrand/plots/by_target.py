@@ -229,10 +229,19 @@ def _place_md(rows: pd.DataFrame) -> tuple[pd.DataFrame, Kind]:
     rows, change, average = rows[drawable], change[drawable], average[drawable]
     outside = beyond(rows, change, scale)
     table = rows.assign(x=average, y=at_edge(change, outside), beyond=outside)
-    return table, Kind((label, scale), _frame_md, _md_guides, ("v", "^"))
+    return table, Kind((label, scale), frame_md, md_guides, ("v", "^"))
 
 
-def _frame_md(panel: Axes, table: pd.DataFrame) -> None:
+def frame_md(panel: Axes, table: pd.DataFrame) -> None:
+    """Set the limits of a mean-difference plot, symmetric about 0.
+
+    Parameters
+    ----------
+    panel
+        Changed in place.
+    table
+        Columns ``x``, ``y`` and ``beyond``; those beyond do not widen it.
+    """
     x, y = table["x"].to_numpy(np.float64), table["y"].to_numpy(np.float64)
     height = largest(y[~table["beyond"].to_numpy(bool)])
     panel.set_ylim(-MARGIN * height, MARGIN * height)
@@ -241,7 +250,14 @@ def _frame_md(panel: Axes, table: pd.DataFrame) -> None:
     panel.set_xlim(low - margin, high + margin)
 
 
-def _md_guides(panel: Axes) -> np.ndarray:
+def md_guides(panel: Axes) -> np.ndarray:
+    """Draw the line of no difference, and give points on it, shape (60, 2).
+
+    Parameters
+    ----------
+    panel
+        Changed in place; its limits are final.
+    """
     panel.axhline(0.0, color=style.GUIDE_COLOUR, linewidth=style.LINE / 2, zorder=1)
     along = np.linspace(*panel.get_xlim(), 60)
     return np.column_stack([along, np.zeros(along.size)])

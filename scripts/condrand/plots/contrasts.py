@@ -4,18 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from condrand.plots import style
+from condrand.plots.by_target import frame_md, md_guides
 from condrand.plots.labels import place_labels
 from condrand.plots.points import FOLD_CHANGE, shorten, tested
 from condrand.plots.volcano import (
     EMPTY,
-    MARGIN,
     Kind,
     draw_tests,
-    largest,
     legend,
     most_significant,
     place_volcano,
@@ -76,7 +74,7 @@ def md_by_contrast(tables: Mapping[str, pd.DataFrame], *, fdr: float, title: str
     rows = rows[np.isfinite(rows[["effect", "average"]].to_numpy(np.float64)).all(axis=1)]
     rows = rows.assign(x=rows["average"], y=rows["effect"], beyond=False)
     labels = "Average log₂ expression", FOLD_CHANGE
-    return _draw(tables, rows, Kind(labels, _frame_md, _md_guides, ("v", "^")), fdr, title)
+    return _draw(tables, rows, Kind(labels, frame_md, md_guides, ("v", "^")), fdr, title)
 
 
 def _effects(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -137,17 +135,3 @@ def _counts(rows: pd.DataFrame, fdr: float) -> str:
     significant = rows["effect"].to_numpy(np.float64)[rows["fdr"].to_numpy(np.float64) <= fdr]
     n_down = np.count_nonzero(significant < 0.0)
     return f"  ↓{n_down:,} ↑{significant.size - n_down:,}"
-
-
-def _frame_md(panel: Axes, rows: pd.DataFrame) -> None:
-    height = largest(rows["y"].to_numpy(np.float64))
-    panel.set_ylim(-MARGIN * height, MARGIN * height)
-    low, high = float(rows["x"].min()), float(rows["x"].max())
-    margin = 0.06 * (high - low) or 1.0
-    panel.set_xlim(low - margin, high + margin)
-
-
-def _md_guides(panel: Axes) -> np.ndarray:
-    panel.axhline(0.0, color=style.GUIDE_COLOUR, linewidth=style.LINE / 2, zorder=1)
-    along = np.linspace(*panel.get_xlim(), 60)
-    return np.column_stack([along, np.zeros(along.size)])

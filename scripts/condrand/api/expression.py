@@ -20,7 +20,8 @@ from condrand.groups import CONTROLS, NTC, REST, Control
 from condrand.guide_counts import GuideCounts, targets_per_cell
 from condrand.inputs.elements import Faults, check_unique, obs_column, texts
 from condrand.inputs.guides import read_guides
-from condrand.io.h5ad import Matrix, matrix, open_h5ad, read
+from condrand.io.h5ad import Matrix, matrix, open_anndata, read
+from condrand.outcomes.expression import automatic, log1p_cpm
 from condrand.twosample.control import ControlTables
 from condrand.twosample.rows import Facts, Scaling
 from condrand.units import NTC_LABELS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # a type only: whoever has an AnnData has imported it
     from anndata import AnnData
 
 _TESTS = {"mwu": "mwu", "ttest": "welch", "welch": "welch"}
-_MEASURES = {"log_normalize": "log1p", "counts": "log1p", "logged": "logged", "none": "plain"}
 # Tests whose sums and results are held at a time beside the table; many, as every batch of
 # targets walks through all tables of the control.
 _TESTS_AT_A_TIME = 500_000
@@ -143,7 +143,7 @@ def dex(
     name = str(adata) if isinstance(adata, str | Path) else "adata"
     problems = Problems(name)
     _check_word("test", test, _TESTS, problems)
-    _check_word("transform", transform, ("auto", *_MEASURES), problems)
+    _check_word("transform", transform, ("auto", *engine.MEASURES), problems)
     _check_word("ties", ties, ("exact", "rounded"), problems)
     _check_word("multiple_guides", multiple_guides, ("include", "exclude"), problems)
     for key, value in (("target_sum", target_sum), ("memory", memory)):
@@ -157,7 +157,7 @@ def dex(
     threads = threads if threads > 0 else len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         if isinstance(adata, str | Path):
-            screen = _File(stack.enter_context(open_h5ad(adata)), problems)
+            screen = _File(stack.enter_context(open_anndata(adata)), problems)
         else:
             screen = _Memory(adata, problems)
         values = screen.values(feature_space)
@@ -171,14 +171,14 @@ def dex(
         if values is not None:
             check_unique(values.features, feature_space, "feature", "make them unique.", problems)
             if transform == "auto":
-                transform = "log_normalize" if values.is_sparse else "none"
+                transform = automatic(values.is_sparse)
         if problems.found and values is not None and not values.is_stored:
             # Already in memory: what is wrong with them is told too.
             everyone = np.arange(screen.n_cells)
             _check_values(values, everyone, values.matrix, transform, screen, problems, threads)
         problems.report()
         settings = engine.Settings(
-            *(_TESTS[test], _MEASURES[transform], geometric_mean),
+            *(_TESTS[test], engine.MEASURES[transform], geometric_mean),
             *(epsilon, continuity, exact_max_cells),
         )
         work = _Work(
@@ -566,7 +566,7 @@ def _check_values(
     """What the values of some cells, which are rows of a matrix, are; faults are noted."""
     order = np.arange(rows.shape[0]) if order is None else order
     facts = Facts.of(rows, order, threads)
-    logs = _MEASURES[transform] == "log1p"
+    logs = engine.MEASURES[transform] == "log1p"
     if facts.n_not_finite or (facts.n_negative and logs):
         faults = Faults(may_be_negative=not logs)
         faults.look(0, rows[order])
@@ -781,11 +781,7 @@ class _Loader:
         sizes[at] = self.library[self._place(cells)]
         if not self.rounded:
             return rows, sizes
-        factor = self.work.target_sum / sizes
-        if not sp.issparse(rows):
-            return np.log1p(rows * factor[:, None]), None
-        data = np.log1p(rows.data * np.repeat(factor, np.diff(rows.indptr)))
-        return sp.csr_matrix((data, rows.indices, rows.indptr), rows.shape), None
+        return log1p_cpm(rows, sizes, self.work.target_sum), None
 
 
 def _table(found: dict[str, np.ndarray], compared: _Compared, features: list[str]) -> pd.DataFrame:
