@@ -45,7 +45,7 @@ REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.htm
 LAUNCH = $(PY) scripts/launch.py $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run run-arguments test test-slow benchmark benchmark-dex benchmark-out-of-core peers lint lock clean folders python FORCE
+.PHONY: help env demo run run-arguments test test-slow benchmark benchmark-dex benchmark-linear benchmark-out-of-core peers lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -85,6 +85,9 @@ benchmark: env ## Time the crt engine against the plain recipe, on one simulated
 
 benchmark-dex: env peers ## Time the dex engine against illico, pdex and scanpy, on the same files
 	@$(PY) tests/benchmarks/dex.py
+
+benchmark-linear: env peers ## Time limma and anova against limma in R, pylimma, scipy and statsmodels
+	@$(PY) tests/benchmarks/linear.py
 
 benchmark-out-of-core: env ## Run the dex engine on a screen larger than its jobs' memory
 	@$(PY) tests/benchmarks/dex_out_of_core.py

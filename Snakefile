@@ -3,6 +3,8 @@
 # results/{screen}/{analysis}/batch-{batch}/propensity.h5           (crt)
 # results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5       the unit of failure and rerun
 # results/{screen}/{analysis}/batch-{batch}.parquet                a merged batch
+# results/{screen}/{analysis}/samples.h5ad, filtered.h5ad          samples x features  (limma, anova)
+# results/{screen}/{analysis}/shard-{shard}.h5                     a run of features   (limma, anova)
 # results/{screen}/{analysis}/effects.parquet                      the results; plots/ beside it
 # logs/...                                                         the same path, .log and .benchmark.tsv
 import sys
@@ -25,11 +27,15 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/kernels.smk"
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/load.smk"
 include: "workflow/rules/normalize.smk"
 include: "workflow/rules/crt.smk"
 include: "workflow/rules/dex.smk"
+include: "workflow/rules/samples.smk"
+include: "workflow/rules/limma.smk"
+include: "workflow/rules/anova.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/plots.smk"
 

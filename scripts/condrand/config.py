@@ -14,6 +14,10 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from condrand.errors import Problems, listed, nearest, quoted
 
+# Engines that compare cells, and those that take samples, or sums of cells, as they are.
+OF_CELLS, OF_SAMPLES = ("crt", "dex"), ("limma", "anova")
+_COUNT_TABLE = re.compile(r"\.(csv|tsv|txt|tab)(\.gz)?$", re.IGNORECASE)
+_OF_F = ("hierarchical", "nestedF")
 # Types of the schema in a user's words.
 _TYPES = {
     "string": "text",
@@ -82,21 +86,38 @@ def check_files(config: dict[str, Any], source: str, screens: Iterable[str]) -> 
         Listing every file that is not, with what its folder holds.
     """
     problems = Problems(source)
-    for name in screens:
-        file = Path(config["screens"][name].get("path", "."))
-        if file.exists():
-            continue
-        folder = file.absolute().parent
-        there = sorted(other.name for other in folder.glob("*.h5ad"))
-        mend = "correct the path"
-        if not file.is_absolute():
-            mend += f"; it starts from {str(Path.cwd())!r}"
-        if not folder.is_dir():
-            mend += f"; there is no folder {str(folder)!r} either"
-        elif there:
-            mend += f". {nearest(file.name, there)}The folder holds: {listed(there)}"
-        problems.add(f"screens.{name}.path", f"there is no file {str(file)!r}", mend + ".")
+    screens = set(screens)
+    for name in config["screens"]:
+        for key in ("path", "samples"):
+            if name in screens and key in config["screens"][name]:
+                _check_there(f"screens.{name}.{key}", config["screens"][name][key], problems)
+    for name, analysis in config["analyses"].items():
+        if analysis.get("design_matrix") is not None:
+            where = f"analyses.{name}.design_matrix"
+            _check_there(where, analysis["design_matrix"], problems)
     problems.report()
+
+
+def _check_there(where: str, path: str, problems: Problems) -> None:
+    file = Path(path)
+    if file.exists():
+        return
+    folder = file.absolute().parent
+    suffix = ".h5ad" if file.suffix == ".h5ad" else ""
+    there = [] if not folder.is_dir() else sorted(f.name for f in folder.glob(f"*{suffix}"))
+    mend = "correct the path"
+    if not file.is_absolute():
+        mend += f"; it starts from {str(Path.cwd())!r}"
+    if not folder.is_dir():
+        mend += f"; there is no folder {str(folder)!r} either"
+    elif there:
+        mend += f". {nearest(file.name, there)}The folder holds: {listed(there)}"
+    problems.add(where, f"there is no file {path!r}", mend + ".")
+
+
+def is_count_table(path: str) -> bool:
+    """Whether a screen is a table of features x samples, by the name of its file."""
+    return _COUNT_TABLE.search(path) is not None
 
 
 def is_zarr(path: str | Path) -> bool:
@@ -104,13 +125,15 @@ def is_zarr(path: str | Path) -> bool:
     return any((Path(path) / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def analyses_of(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every (screen, analysis) pair of a complete configuration, in its order."""
+def analyses_of(
+    config: dict[str, Any], engines: Iterable[str] = OF_CELLS + OF_SAMPLES
+) -> list[tuple[str, str]]:
+    """Every (screen, analysis) pair of some engines, in the order of the configuration."""
     return [
         (screen, name)
         for screen in config["screens"]
         for name, analysis in config["analyses"].items()
-        if screen in analysis.get("screens", config["screens"])
+        if screen in analysis.get("screens", config["screens"]) and analysis["engine"] in engines
     ]
 
 
@@ -118,7 +141,7 @@ def outcomes_of(config: dict[str, Any], screen: str) -> list[dict[str, Any]]:
     """The distinct outcome sections that the analyses of a screen need, in a stable order."""
     outcomes = {
         str(config["analyses"][name]["outcome"]): config["analyses"][name]["outcome"]
-        for of_screen, name in analyses_of(config)
+        for of_screen, name in analyses_of(config, OF_CELLS)
         if of_screen == screen
     }
     return [outcomes[key] for key in sorted(outcomes)]
@@ -367,9 +390,23 @@ def _check_screen(where: str, screen: dict[str, Any], problems: Problems) -> Non
                     f"is {simulated[key]}, and every cell has one guide",
                     "set it to 0, or `guides_per_cell: poisson`.",
                 )
-    if "path" in screen:
-        screen["path"] = expand_path(screen["path"])
-        _check_path(f"{where}.path", screen["path"], problems)
+    for key in ("path", "samples"):
+        if key in screen:
+            screen[key] = expand_path(screen[key])
+            _check_path(f"{where}.{key}", screen[key], problems)
+    is_table = is_count_table(screen.get("path", ""))
+    if is_table and "samples" not in screen:
+        problems.add(
+            f"{where}.samples",
+            "is missing, and path names a count table",
+            "name the table of its samples: a row for each, its name in the first column.",
+        )
+    elif "samples" in screen and not is_table:
+        problems.add(
+            f"{where}.samples",
+            "is given, and path names no count table",
+            "leave it out: the samples, or cells, of an .h5ad file are described by its obs.",
+        )
 
 
 def _check_covariates(where: str, covariates: dict[str, Any], problems: Problems) -> None:
@@ -413,6 +450,20 @@ def _check_analysis(
                 f"{screen!r} is no screen",
                 _choices(screen, screens, "screen"),
             )
+    of_tables = [
+        name
+        for name in analysis.get("screens", screens)
+        if is_count_table(screens.get(name, {}).get("path", ""))
+    ]
+    if analysis["engine"] in OF_SAMPLES:
+        _check_linear(where, analysis, of_tables, problems)
+        return
+    if of_tables:
+        problems.add(
+            where,
+            f"compares cells by their guides or groups, and {listed(of_tables)} is a count table",
+            "name the screens of this analysis with `screens: [...]`, or use limma or anova.",
+        )
     if analysis["engine"] == "crt":
         _check_null(where, analysis, problems)
         _check_strata(where, analysis["stratify"], problems)
@@ -429,6 +480,51 @@ def _check_analysis(
             f"{where}.write_h5ad",
             f"copies an .h5ad file, and {listed(zarr)} is a Zarr folder",
             "leave it out, or write the screen as .h5ad.",
+        )
+
+
+def _check_linear(
+    where: str, analysis: dict[str, Any], of_tables: list[str], problems: Problems
+) -> None:
+    """What a linear model of samples cannot be combined with."""
+    pseudobulk = analysis["pseudobulk"]
+    if of_tables and (pseudobulk["by"] or pseudobulk["targets"]):
+        problems.add(
+            f"{where}.pseudobulk",
+            f"sums cells, and the columns of {listed(of_tables)}, a count table, are samples",
+            "leave it out, or name the screens of this analysis with `screens: [...]`.",
+        )
+    if of_tables and analysis["outcome"]["key"] != "X":
+        problems.add(
+            f"{where}.outcome.key",
+            f"is {analysis['outcome']['key']!r}, and {listed(of_tables)} is a count table",
+            "leave it out: the table has one matrix.",
+        )
+    if analysis["engine"] == "anova":
+        return
+    given = [key for key in ("design", "design_matrix") if analysis[key] is not None]
+    if len(given) != 1:
+        found = "has both design and design_matrix" if given else "has no design"
+        problems.add(where, found, 'give one of `design: "~ 0 + group"` and `design_matrix`.')
+    if analysis["design_matrix"] is not None:
+        analysis["design_matrix"] = expand_path(analysis["design_matrix"])
+    contrasts = analysis["contrasts"]
+    if isinstance(contrasts, list):
+        twice = sorted({text for text in contrasts if contrasts.count(text) > 1})
+        if twice:
+            problems.add(f"{where}.contrasts", f"holds twice: {quoted(twice)}", "name each once.")
+    if analysis["treat"] is not None and analysis["decide"]["method"] in _OF_F:
+        problems.add(
+            f"{where}.decide.method",
+            f"is {analysis['decide']['method']!r}, which needs an F test, and treat has none",
+            "use separate or global, or leave treat out.",
+        )
+    transform = analysis["outcome"]["transform"]
+    if analysis["array_weights"] and transform.startswith("voom"):
+        problems.add(
+            f"{where}.array_weights",
+            f"is true, and the transform is {transform!r}",
+            "use `transform: voom_quality_weights`, which weighs samples and counts together.",
         )
 
 

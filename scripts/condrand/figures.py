@@ -1,21 +1,35 @@
 """The plot stage: tables in, figure files out."""
 
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+from condrand.engines.anova import expression, model_of, significant_features
+from condrand.errors import Problems
 from condrand.io.figures import save_figure, save_pages
 from condrand.io.outcome import read_header
+from condrand.io.samples import Samples, read_samples
 from condrand.io.tables import read_parquet, read_tsv, write_tsv
+from condrand.linear.top_features import cluster, top_rows, z_scores
 from condrand.plots.by_target import md_by_target, target_pages, volcano_by_target
+from condrand.plots.contrasts import md_by_contrast, volcano_by_contrast
+from condrand.plots.counts import count_densities, library_sizes
 from condrand.plots.heatmap import dotplot, heatmap
-from condrand.plots.p_histogram import p_histogram
-from condrand.plots.points import heading
+from condrand.plots.mds import mds
+from condrand.plots.mean_variance import sigma_amean, voom_trend
+from condrand.plots.p_histogram import p_histogram, p_histogram_by_target
+from condrand.plots.points import heading, titled
 from condrand.plots.qq import qq
 from condrand.plots.qq_crossfit import qq_crossfit
 from condrand.plots.qq_diagnostics import qq_by_feature, qq_diagnostics
 from condrand.plots.ranking import ranking
 from condrand.plots.residuals import residual_trends
+from condrand.plots.top_features import clustered_heatmap, top_heatmap
 from condrand.plots.volcano import volcano, volcano_by_feature
 from condrand.ranking import ranked_targets
 
@@ -29,6 +43,13 @@ _OF_TARGETS = [
     *("n_target", "n_control", "fdr_target", "target_mean", "control_mean"),
     *("target_fraction", "control_fraction"),
 ]
+_OF_CONTRASTS = [
+    *("screen", "analysis", "target", "feature", "effect", "statistic", "p_value"),
+    *("neg_log10_p", "fdr_target", "average_expression"),
+]
+_OF_TERMS = ["screen", "analysis", "target", "feature", "p_value", "neg_log10_p", "fdr"]
+# Rows of a clustered heat map: trees of more take long, and no screen has more lines.
+MAX_CLUSTERED = 2000
 _CROSSFIT_KINDS = ("target", "holdout")
 _CROSSFIT_PROGRAMS = 5
 
@@ -160,6 +181,190 @@ def draw_crossfit(crossfit: str | Path, png: str | Path, svg: str | Path) -> Non
     save_figure(qq_crossfit(drawn), png, svg)
 
 
-def _save(drawn: dict[str, Figure], figures: dict[str, str]) -> None:
+def draw_samples(
+    filtered: str | Path, labels: tuple[str, str], figures: Mapping[str, str | Path]
+) -> None:
+    """Step of rule plot_samples: libraries, densities and distances of samples.
+
+    Parameters
+    ----------
+    filtered : str or pathlib.Path
+        Samples after the filter.
+    labels : (str, str)
+        Screen and analysis.
+    figures : mapping
+        Files to write, ``{figure}_png`` and ``{figure}_svg`` of ``library_sizes``, ``densities``
+        and ``mds``.
+    """
+    found = read_samples(filtered)
+    arrays, names, groups = found.arrays, list(found.table.index), found.arrays["groups"]
+    title = " · ".join(labels)
+    are_counts = arrays["lib_size_all"].size > 0
+    n_features = int(found.words["n_before"]), len(found.features)
+    before, after = (
+        (arrays[f"{when}_grid"], arrays[f"{when}_density"], n)
+        for when, n in zip(("before", "after"), n_features, strict=True)
+    )
+    scale = "log₂ counts per million" if are_counts else "log₂ expression"
+    none = "values are no counts: there are no libraries"
+    drawn = {
+        "library_sizes": library_sizes(
+            arrays["lib_size_all"], names, groups, title=title, empty=none
+        ),
+        "densities": count_densities(before, after, groups, title=title, scale=scale),
+        "mds": mds(arrays["mds_coordinates"], arrays["mds_shares"], names, groups, title=title),
+    }
+    _save(drawn, figures)
+
+
+def draw_trend(
+    outcome: str | Path, labels: tuple[str, str], figures: Mapping[str, str | Path]
+) -> None:
+    """Step of rule plot_trend: the mean-variance trend of voom, or why there is none.
+
+    Parameters
+    ----------
+    outcome : str or pathlib.Path
+        Log expression and weights.
+    labels : (str, str)
+        Screen and analysis.
+    figures : mapping
+        Files to write, ``voom_trend_png`` and ``voom_trend_svg``.
+    """
+    found = read_samples(outcome, slice(0, 0))
+    names = ("points_x", "points_y", "line_x", "line_y")
+    arrays = [found.arrays.get(name, np.empty(0)) for name in names]
+    transform, why = found.words["transform"], {}
+    if not transform.startswith("voom"):
+        why = {"empty": f"the transform {transform} gives no weights by a trend"}
+    _save({"voom_trend": voom_trend(*arrays, title=" · ".join(labels), **why)}, figures)
+
+
+def draw_contrasts(
+    effects: str | Path,
+    features: str | Path,
+    outcome: str | Path,
+    fdr: float,
+    figures: Mapping[str, str | Path],
+) -> None:
+    """Step of rule plot_contrasts: every figure of the tests of contrasts.
+
+    Parameters
+    ----------
+    effects, features : str or pathlib.Path
+        Tables of contrasts and features, and of features.
+    outcome : str or pathlib.Path
+        Log expression.
+    fdr : float
+        Threshold of a discovery, in each contrast by itself.
+    figures : mapping
+        Files to write, ``{figure}_png`` and ``{figure}_svg`` of ``md_by_contrast``,
+        ``volcano_by_contrast``, ``sa``, ``top_heatmap`` (of the first contrast) and
+        ``p_histogram``; ``top_heatmaps_pdf`` with a page for every contrast.
+    """
+    table = read_parquet(effects, _OF_CONTRASTS)
+    of_features, found = read_tsv(features), read_samples(outcome)
+    title = heading(table)
+    names = table["target"].astype(str)
+    contrasts = {name: table[names == name] for name in names.unique()}
+    as_in_r = {name: _as_in_r(rows) for name, rows in contrasts.items()}
+    columns = (of_features[name] for name in ("average_expression", "sigma", "s2_prior"))
+
+    def heat_maps() -> Iterator[Figure]:
+        for name, rows in contrasts.items():
+            yield _top_heatmap(rows, found, titled(title, name))
+
+    drawn = {
+        "md_by_contrast": md_by_contrast(as_in_r, fdr=fdr, title=title),
+        "volcano_by_contrast": volcano_by_contrast(as_in_r, fdr=fdr, title=title),
+        "sa": sigma_amean(*(column.to_numpy(np.float64) for column in columns), title=title),
+        "top_heatmap": next(heat_maps()),
+        "p_histogram": p_histogram_by_target(table, what="contrasts", title=title),
+    }
+    _save(drawn, figures)
+    save_pages(heat_maps(), figures["top_heatmaps_pdf"])
+
+
+def _as_in_r(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tests of a contrast under the names of R, as figures of contrasts take them."""
+    columns = {
+        "effect": "logFC",
+        "average_expression": "AveExpr",
+        "p_value": "P.Value",
+        "fdr_target": "adj.P.Val",
+        "neg_log10_p": "neg_log10_p",
+    }
+    return rows.set_index("feature")[list(columns)].rename(columns=columns)
+
+
+def _top_heatmap(rows: pd.DataFrame, found: Samples, title: str) -> Figure:
+    """The features of a contrast that go up and down most certainly, in all samples."""
+    t = rows["statistic"].to_numpy(np.float64)
+    top = top_rows(t, -math.log(10) * rows["neg_log10_p"].to_numpy(np.float64))
+    names = rows["feature"].astype(str).iloc[top].tolist()
+    at = pd.Index(found.features).get_indexer(names)
+    n_up = int(np.count_nonzero(t[top] > 0.0))
+    samples, groups = list(found.table.index), found.arrays["groups"]
+    return top_heatmap(z_scores(found.values[at]), n_up, names, samples, groups, title=title)
+
+
+def draw_anova(
+    samples: str | Path,
+    effects: str | Path,
+    fdr: float,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, str | Path],
+) -> None:
+    """Step of rule plot_anova: significant features in clusters, and p values by term.
+
+    Parameters
+    ----------
+    samples, effects : str or pathlib.Path
+    fdr : float
+        Threshold of a discovery.
+    settings : mapping
+        ``formula``, ``transform``, ``prior_count``, ``significant`` and ``colour``.
+    figures : mapping
+        Files to write, ``{figure}_png`` and ``{figure}_svg`` of ``clustered_heatmap`` and
+        ``p_histogram``.
+    """
+    table, found = read_parquet(effects, _OF_TERMS), read_samples(samples)
+    title = heading(table)
+    best = significant_features(table, settings["significant"], fdr)
+    top = best.head(MAX_CLUSTERED)
+    what = titled(title, str(table["target"].iloc[0]))
+    if len(best) > MAX_CLUSTERED:
+        what += f"\n{MAX_CLUSTERED:,} of {len(best):,} features, those with the smallest p"
+    # In the order of the file: which of two equal branches comes first must not hang on ties of p.
+    at = np.sort(pd.Index(found.features).get_indexer(top["feature"].astype(str)))
+    made = cluster(expression(found.values[at], found.values.sum(axis=0), settings))
+    drawn = {
+        "clustered_heatmap": clustered_heatmap(
+            made.z,
+            made.row_tree,
+            made.column_tree,
+            made.row_order,
+            made.column_order,
+            [found.features[at[i]] for i in made.kept],
+            list(found.table.index),
+            _colours(found, settings),
+            n_left_out=made.n_constant + made.n_missing,
+            title=what,
+        ),
+        "p_histogram": p_histogram_by_target(table, what="terms", title=title),
+    }
+    _save(drawn, figures)
+
+
+def _colours(found: Samples, settings: Mapping[str, Any]) -> list[str]:
+    """What colours samples: a column, or the first factor of the formula."""
+    if settings["colour"] is not None:
+        return found.table[settings["colour"]].astype(str).tolist()
+    model = model_of(settings["formula"], found.table, Problems("samples"))
+    factors = [term.groups for term in model.terms if term.groups is not None]
+    return list(factors[0]) if factors else ["sample"] * len(found.table)
+
+
+def _save(drawn: dict[str, Figure], figures: Mapping[str, str | Path]) -> None:
     for name, figure in drawn.items():
         save_figure(figure, figures[f"{name}_png"], figures[f"{name}_svg"])

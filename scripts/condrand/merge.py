@@ -14,6 +14,7 @@ from condrand.fdr import benjamini_hochberg, fdr_per_target
 from condrand.io.comparisons import read_comparisons
 from condrand.io.h5ad import write_copy_with_tables
 from condrand.io.outcome import OutcomeHeader, read_features, read_header
+from condrand.io.samples import read_samples
 from condrand.io.tables import (
     UnitTables,
     read_parquet,
@@ -25,13 +26,11 @@ from condrand.io.tables import (
 )
 from condrand.normalize import CONTROL_WORDS, OF_RESIDUALS
 from condrand.residuals import trend_warnings
-from condrand.tables import sort_effects, stack
+from condrand.tables import TSV_ROWS, sort_effects, stack
 from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET
 
 log = logging.getLogger(__name__)
 
-# Rows of the readable copy: more than a spreadsheet opens; the Parquet table holds them all.
-TSV_ROWS = 1_000_000
 # With fewer expressing cells than these expected, a target without any seems not to vary.
 FEW_EXPRESSING = 5
 _SUMMARIZED = [
@@ -42,6 +41,11 @@ _SUMMARIZED = [
 _ROWS_AT_A_TIME = 250_000
 # Columns by which calibration is judged.
 _JUDGED = ("target", "feature", "effect", "p_value", "neg_log10_p", "p_source", "p_empirical")
+_SUMMARIZED_LINEAR = ["screen", "analysis", "target", "feature", "p_value", "fdr", "p_source"]
+# Too few p values below 0.05 in so many tests, or too many.
+_FEW_SMALL, _MANY_SMALL, _ENOUGH_TESTS = 0.02, 0.7, 500
+# Below the residual degrees of freedom of three replicates in two groups.
+_FEW_DF = 4
 # Below so many treated cells the null of the OLS coefficient is a visible mixture of scales, which
 # the observed set, of the expected size, is not drawn from.
 FEW_TREATED = 50
@@ -274,7 +278,8 @@ def comparison_cautions(effects: pd.DataFrame) -> list[str]:
     """
     warnings = [
         "cells of one sample are no independent replicates: p values speak of these cells, and "
-        "grow smaller with their number. Where there are several samples, sum them (pseudobulk)"
+        "grow smaller with their number. Where there are several samples, sum their cells: engine "
+        "limma with `pseudobulk`"
     ]
     expected = effects["n_target"] * effects["control_fraction"]
     rare = (effects["p_source"] == "t") & (expected < FEW_EXPRESSING)
@@ -312,6 +317,167 @@ def write_comparison_summary(
     sentence = read_text(verdict).strip()
     text = summarize(table, control, sentence, comparison_cautions(table), fdr, places)
     write_text(text, summary)
+
+
+def write_contrasts_summary(
+    effects: str | Path,
+    outcome: str | Path,
+    filtered: str | Path,
+    calls: str | Path,
+    moderation: str | Path,
+    summary: str | Path,
+    fdr: float,
+) -> None:
+    """Step of rule limma_summary: a few plain lines about contrasts of a linear model.
+
+    Parameters
+    ----------
+    effects, outcome, filtered, calls, moderation : str or pathlib.Path
+    summary : str or pathlib.Path
+        File to write.
+    fdr : float
+        Threshold of a discovery.
+    """
+    folder = Path(summary).parent
+    table = read_parquet(effects, _SUMMARIZED_LINEAR)
+    before, after = read_samples(filtered, slice(0, 0)), read_samples(outcome, slice(0, 0))
+    shrunk = read_tsv(moderation).set_index("name")["value"].astype(float)
+    lines = [
+        ("samples", before.words.get("source", "")),
+        ("filter", str(before.words.get("filter", ""))),
+        ("weights", _weights_words(before.words, after.words)),
+        ("design", f"{after.words['design']}: {listed(after.arrays['coefficients'], 10)}"),
+        ("tests", _tests_words(table, "contrasts")),
+    ]
+    for row in read_tsv(calls).itertuples():
+        untested = f", {row.untested:,} untested" if row.untested else ""
+        lines.append(
+            (
+                "discoveries",
+                f"{row.contrast}: {row.up:,} up, {row.down:,} down at FDR {fdr:g}{untested}",
+            )
+        )
+    prior = f"{shrunk['s2_prior']:.3g}, worth {shrunk['df_prior']:.3g} degrees of freedom"
+    lines.append(("p values", f"{_sources_words(table)}; prior variance {prior}"))
+    notes = [note for note in str(after.words.get("notes", "")).split("\n") if note]
+    if after.words["transform"] == "log_cpm" and "s2_prior_max" not in shrunk:
+        notes.append(
+            "variances of log counts without weights fall with expression, and one prior for all "
+            "is too low for few counts: use `moderation.trend: true`, or `transform: voom`"
+        )
+    lines += [("warning", text) for text in notes + linear_cautions(table)]
+    lines += [
+        ("effects", str(folder / "effects.tsv.gz")),
+        ("features", str(folder / "features.tsv.gz")),
+        ("figures", str(folder / "plots")),
+    ]
+    write_text(_lines_of(table, lines), summary)
+
+
+def write_terms_summary(
+    effects: str | Path,
+    samples: str | Path,
+    terms: str | Path,
+    summary: str | Path,
+    fdr: float,
+) -> None:
+    """Step of rule anova_summary: a few plain lines about an analysis of variance.
+
+    Parameters
+    ----------
+    effects, samples, terms : str or pathlib.Path
+    summary : str or pathlib.Path
+        File to write.
+    fdr : float
+        Threshold of a discovery.
+    """
+    folder = Path(summary).parent
+    table = read_parquet(effects, _SUMMARIZED_LINEAR)
+    of_terms = read_tsv(terms).fillna("")
+    source = read_samples(samples, slice(0, 0)).words.get("source", "")
+    names = of_terms["term"].astype(str).tolist()
+    kind = "sums of squares of type II" if len(names) > 1 else "one term"
+    lines = [
+        ("samples", source),
+        ("model", f"~ {' + '.join(names)} ({kind})"),
+        ("tests", _tests_words(table, "terms")),
+    ]
+    for row in of_terms.itertuples():
+        levels = f" between {row.levels}" if row.levels else ""
+        found = f"{row.term}: {row.significant:,} of {row.tested:,} features at FDR {fdr:g}"
+        lines.append(("discoveries", found + levels))
+    lines.append(("p values", _sources_words(table)))
+    notes = [note for note in of_terms["note"] if note]
+    few = int(of_terms["df_residual"].iloc[0])
+    if few < _FEW_DF:
+        notes.append(
+            f"there are {few} residual degrees of freedom: variances are hardly known, and only "
+            "very large effects can be found. Add replicates, or borrow strength (engine limma)"
+        )
+    lines += [("warning", text) for text in notes + linear_cautions(table)]
+    lines += [
+        ("effects", str(folder / "effects.tsv.gz")),
+        ("significant", str(folder / "significant.tsv")),
+        ("figures", str(folder / "plots")),
+    ]
+    write_text(_lines_of(table, lines), summary)
+
+
+def linear_cautions(effects: pd.DataFrame) -> list[str]:
+    """What p values of samples say of the model they come from.
+
+    Parameters
+    ----------
+    effects : pandas.DataFrame
+    """
+    warnings = []
+    if not effects["p_value"].notna().any():
+        return ["no feature could be tested: the column `note` of the effects says why"]
+    for name, rows in effects.groupby("target", sort=False, observed=True):
+        p = rows["p_value"].dropna().to_numpy()
+        if p.size < _ENOUGH_TESTS:
+            continue
+        small = float(np.mean(p < 0.05))
+        if small < _FEW_SMALL:
+            warnings.append(
+                f"{name}: {100 * small:.1f} % of the p values are below 0.05, where 5 % would be "
+                "without any effect: samples differ by something that the model leaves out, such "
+                "as a batch, or there is an outlying sample (figure MDS)"
+            )
+        elif small > _MANY_SMALL:
+            warnings.append(
+                f"{name}: {100 * small:.0f} % of the p values are below 0.05. Where most features "
+                "differ, look at the normalization, and whether replicates are independent"
+            )
+    return warnings
+
+
+def _weights_words(filtered: Mapping[str, object], outcome: Mapping[str, object]) -> str:
+    """How values became log expression with weights."""
+    normalization = filtered.get("normalization", "none")
+    parts = [str(outcome["transform"])]
+    if normalization != "none":
+        parts.append(f"normalization factors {normalization}")
+    return ", ".join(parts)
+
+
+def _tests_words(effects: pd.DataFrame, what: str) -> str:
+    tested, n = effects["p_value"].notna(), effects["target"].nunique()
+    return (
+        f"{tested.sum():,} ({n:,} {what if n > 1 else what.removesuffix('s')} x "
+        f"{effects['feature'].nunique():,} features; {(~tested).sum():,} rows untested)"
+    )
+
+
+def _sources_words(effects: pd.DataFrame) -> str:
+    sources = effects.loc[effects["p_value"].notna(), "p_source"].astype(str).value_counts()
+    return ", ".join(f"{n:,} {name}" for name, n in sources.items()) or "none"
+
+
+def _lines_of(effects: pd.DataFrame, lines: list[tuple[str, str]]) -> str:
+    screen, analysis = effects["screen"].iloc[0], effects["analysis"].iloc[0]
+    text = [f"{screen} / {analysis}", *(f"  {what:<12} {value}" for what, value in lines if value)]
+    return "\n".join(text) + "\n"
 
 
 def annotate(

@@ -215,3 +215,16 @@ def dex_shard_runtime_min(blocks_mb: list[float], n_shards: int) -> int:
     A block is read at some 100 MiB/s from a busy disk, and its values are looked up faster.
     """
     return 5 + math.ceil(4 * sum(blocks_mb) / n_shards / 100 / 60)
+
+
+def load_samples_mem_mb(input_mb: float) -> int:
+    """Memory of reading samples, MiB: a gzipped count table as text and numbers.
+
+    Of cells only the sums of the samples are held.
+    """
+    return int(1500 + 10 * min(input_mb, 2000))
+
+
+def linear_mem_mb(stored_mb: float) -> int:
+    """Memory of a step of the linear models, MiB: some float64 copies of what is stored."""
+    return int(600 + 8 * stored_mb)

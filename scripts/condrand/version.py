@@ -23,6 +23,13 @@ RESULTS_VERSION = {
     "dex_groups": 1,
     "dex_shard": 1,
     "dex_merge": 1,
+    "load_samples": 1,
+    "limma_filter": 1,
+    "limma_voom": 1,
+    "limma_shard": 1,
+    "limma_effects": 1,
+    "anova_shard": 1,
+    "anova_effects": 1,
     "merge": 2,
     "plots": 2,
 }

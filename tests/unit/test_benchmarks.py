@@ -39,3 +39,22 @@ def test_the_benchmark_of_dex_runs_on_a_small_screen_without_peers(tmp_path):
         ),
     ):
         assert words in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_linear_models_runs_on_few_features_without_peers():
+    small = ["--features", "300", "--samples", "12", "--repeats", "1", "--generated-only"]
+    alone = ["--peers", "none", "--rscript", "none"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "linear.py", *small, *alone],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for words in (
+        *("generated, two groups: 300 x 12", "~ group + batch: 300 x 12, 5 coefficients"),
+        *("CPU s of steps", "t at most 0.0e+00 apart, log10 p 0.0e+00", "0 differ"),
+        *("anova, generated: 300 x 12, 4 groups", "condrand.run_anova", "scipy f_oneway"),
+        "limma is left out: there is no Rscript with limma.",
+    ):
+        assert words in done.stdout

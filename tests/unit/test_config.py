@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from condrand.config import (
+    OF_CELLS,
+    OF_SAMPLES,
     analyses_of,
     batch_key_of,
     check_files,
@@ -633,9 +635,8 @@ analyses:
 
 def test_file_that_is_there_is_fine(tmp_path):
     (tmp_path / "mine.h5ad").touch()
-    check_files(
-        {"screens": {"a": {"path": str(tmp_path / "mine.h5ad")}, "b": {}}}, SOURCE, ["a", "b"]
-    )
+    screens = {"a": {"path": str(tmp_path / "mine.h5ad")}, "b": {}}
+    check_files({"screens": screens, "analyses": {}}, SOURCE, ["a", "b"])
 
 
 def test_all_missing_files_are_named_with_the_nearest(tmp_path, monkeypatch):
@@ -643,8 +644,101 @@ def test_all_missing_files_are_named_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     screens = {"a": {"path": "mien.h5ad"}, "b": {"path": str(tmp_path / "no" / "x.h5ad")}}
     with pytest.raises(InputError) as error:
-        check_files({"screens": screens}, SOURCE, screens)
+        check_files({"screens": screens, "analyses": {}}, SOURCE, screens)
     message = str(error.value)
     says(message, SOURCE, "2 problems", "screens.a.path: there is no file 'mien.h5ad'")
     says(message, f"it starts from '{tmp_path}'", "did you mean 'mine.h5ad'?")
     says(message, "screens.b.path: ", f"there is no folder '{tmp_path}/no' either")
+
+
+# Linear models of samples
+
+TABLE = """
+screens:
+  bulk: {path: counts.csv.gz, samples: samples.csv}
+analyses:
+  lm: {engine: limma, design: "~ 0 + group"}
+"""
+
+
+def with_limma(keys: str) -> str:
+    return TABLE.replace('"~ 0 + group"}', '"~ 0 + group", ' + keys + "}")
+
+
+def test_a_count_table_with_a_design_is_completed(schema):
+    analysis = complete_config(yaml.safe_load(TABLE), schema, SOURCE)["analyses"]["lm"]
+    assert analysis["outcome"] == {
+        "key": "X",
+        "transform": "voom",
+        "span": None,
+        "prior_count": 2.0,
+    }
+    assert analysis["filter"] == {"method": "cpm", "min_count": 10, "groups": None}
+    assert analysis["pseudobulk"] == {"by": [], "targets": False, "min_cells": 10}
+    assert analysis["decide"] == {"method": "separate", "adjust": "BH", "lfc": 0.0}
+    assert (analysis["normalization"], analysis["contrasts"]) == ("tmm", None)
+
+
+def test_contrasts_may_be_named_or_listed(schema):
+    for keys in ("contrasts: [a - b, b - c]", 'contrasts: {ab: "a - b"}'):
+        complete_config(yaml.safe_load(with_limma(keys)), schema, SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TABLE.replace(", samples: samples.csv", ""), ["screens.bulk.samples: is missing"]),
+        (
+            TABLE.replace("counts.csv.gz", "screen.h5ad"),
+            ["screens.bulk.samples: is given", "obs"],
+        ),
+        (
+            TABLE + "  cells: {engine: dex}\n",
+            ["analyses.cells: compares cells", "bulk is a count table", "screens: [...]"],
+        ),
+        (with_limma("pseudobulk: {by: [donor]}"), ["analyses.lm.pseudobulk", "count table"]),
+        (with_limma("outcome: {key: layers/counts}"), ["analyses.lm.outcome.key", "one matrix"]),
+        (with_limma("design_matrix: d.csv"), ["analyses.lm: has both design and design_matrix"]),
+        (TABLE.replace(', design: "~ 0 + group"', ""), ["analyses.lm: has no design"]),
+        (with_limma("contrasts: [a - b, a - b]"), ["analyses.lm.contrasts: holds twice: 'a - b'"]),
+        (with_limma("contrasts: []"), ["analyses.lm.contrasts"]),
+        (with_limma("contrasts: a - b"), ["analyses.lm.contrasts", "write [a - b]"]),
+        (
+            with_limma("treat: 1, decide: {method: nestedF}"),
+            ["analyses.lm.decide.method: is 'nestedF'", "treat"],
+        ),
+        (with_limma("array_weights: true"), ["analyses.lm.array_weights", "voom_quality_weights"]),
+        (with_limma("outcome: {span: 2}"), ["analyses.lm.outcome.span"]),
+        (with_limma("filter: {method: cmp}"), ["is 'cmp'", "did you mean 'cpm'?"]),
+        (TABLE.replace("limma, design", "anova, design"), ["design", "formula: is missing"]),
+    ],
+)
+def test_bad_linear_model_is_named(refusal, text, words):
+    says(refusal(text), *words)
+
+
+def test_screens_of_linear_models_alone_are_no_screens_of_cells(schema):
+    text = TABLE.replace("screens:\n", "screens:\n  cells: {path: c.h5ad}\n").replace(
+        "analyses:\n", "analyses:\n  genes: {engine: dex, screens: [cells]}\n"
+    )
+    complete = complete_config(yaml.safe_load(text), schema, SOURCE)
+    assert analyses_of(complete, OF_CELLS) == [("cells", "genes")]
+    assert analyses_of(complete, OF_SAMPLES) == [("cells", "lm"), ("bulk", "lm")]
+    assert outcomes_of(complete, "bulk") == []
+    assert len(outcomes_of(complete, "cells")) == 1
+
+
+def test_missing_tables_of_samples_and_designs_are_named(tmp_path):
+    (tmp_path / "counts.csv").touch()
+    (tmp_path / "samples.csv").touch()
+    screens = {
+        "a": {"path": str(tmp_path / "counts.csv"), "samples": str(tmp_path / "smples.csv")}
+    }
+    analyses = {"lm": {"design_matrix": str(tmp_path / "design.csv")}}
+    with pytest.raises(InputError) as error:
+        check_files({"screens": screens, "analyses": analyses}, SOURCE, screens)
+    message = str(error.value)
+    says(
+        message, "2 problems", "screens.a.samples: there is no file", "did you mean 'samples.csv'"
+    )
+    says(message, "analyses.lm.design_matrix: there is no file")

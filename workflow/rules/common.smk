@@ -11,6 +11,8 @@ from snakemake.exceptions import WorkflowError
 
 from condrand import plan
 from condrand.config import (
+    OF_CELLS,
+    OF_SAMPLES,
     analyses_of,
     check_files,
     complete_config,
@@ -19,16 +21,26 @@ from condrand.config import (
     outcomes_of,
 )
 from condrand.errors import InputError
-from condrand.version import RESULTS_VERSION, kernel_sources_digest
+from condrand.version import RESULTS_VERSION
 
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def unread_screens():
+    """Screens of which something is to be read yet: a loaded one needs its file no more."""
+    cells = [(screen, "screen.h5ad") for screen, _ in analyses_of(config, OF_CELLS)]
+    samples = [
+        (screen, f"{name}/samples.h5ad") for screen, name in analyses_of(config, OF_SAMPLES)
+    ]
+    return {
+        screen for screen, file in cells + samples if not Path(f"results/{screen}/{file}").exists()
+    }
+
 
 try:
     named = ", ".join(map(str, workflow.configfiles))
     config = complete_config(config, yaml.safe_load(SCHEMA.read_text()), named)
-    # A screen that is loaded already needs its file no more.
-    unread = [s for s in config["screens"] if not Path(f"results/{s}/screen.h5ad").exists()]
-    check_files(config, named, unread)
+    check_files(config, named, unread_screens())
 except InputError as error:
     raise WorkflowError(f"Bad configuration. {error}") from None
 
@@ -58,15 +70,39 @@ def analyses_with(*engines):
 
 
 SCREEN_FILES = ["screen.h5ad", "targets.tsv"]
-TABLES = ["effects.parquet", "effects.tsv.gz", "controls.parquet", "controls.tsv.gz"]
-TABLES += ["ntc_groups.parquet", "calibration.tsv", "summary.txt"]
-TABLES += ["flagged_controls.tsv", "verdict.txt", "outcome.h5ad"]
-FIGURES = ["qq", "volcano", "volcano_by_feature", "p_histogram"]
+TABLES = ["effects.parquet", "effects.tsv.gz", "summary.txt"]
+FIGURES = ["p_histogram"]
+CONTROLS = ["controls.parquet", "controls.tsv.gz", "ntc_groups.parquet", "calibration.tsv"]
+CONTROLS += ["flagged_controls.tsv", "verdict.txt", "outcome.h5ad"]
+EFFECTS = ["qq", "volcano", "volcano_by_feature"]
 OF_ENGINE = {
-    "crt": {"tables": ["residual_trends.tsv"], "figures": ["residuals"]},
+    "crt": {"tables": [*CONTROLS, "residual_trends.tsv"], "figures": [*EFFECTS, "residuals"]},
     "dex": {
-        "tables": ["groups.tsv", "blocks.tsv", "ranked_targets.tsv", "plots/targets.pdf"],
-        "figures": ["volcano_by_target", "md_by_target", "heatmap", "dotplot", "ranking"],
+        "tables": [
+            *CONTROLS,
+            "groups.tsv",
+            "blocks.tsv",
+            "ranked_targets.tsv",
+            "plots/targets.pdf",
+        ],
+        "figures": [
+            *EFFECTS,
+            *("volcano_by_target", "md_by_target", "heatmap", "dotplot", "ranking"),
+        ],
+    },
+    "limma": {
+        "tables": [
+            *("samples.h5ad", "filtered.h5ad", "outcome.h5ad", "features.tsv.gz", "calls.tsv"),
+            *("moderation.tsv", "plots/top_heatmaps.pdf"),
+        ],
+        "figures": [
+            *("library_sizes", "densities", "mds", "voom_trend", "sa", "md_by_contrast"),
+            *("volcano_by_contrast", "top_heatmap"),
+        ],
+    },
+    "anova": {
+        "tables": ["samples.h5ad", "significant.tsv", "terms.tsv"],
+        "figures": ["clustered_heatmap"],
     },
 }
 OF_NULL = {
@@ -83,7 +119,7 @@ OF_NULL = {
 
 def is_sharded(analysis):
     """Whether batches of an analysis are split over shards; the null of NTC guides is not."""
-    return analysis.get("null_method") != "ntc_empirical"
+    return analysis["engine"] in OF_CELLS and analysis.get("null_method") != "ntc_empirical"
 
 
 def results_of(screen, analysis):
@@ -97,13 +133,15 @@ def results_of(screen, analysis):
     names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("png", "svg")]
     if settings["engine"] == "dex" and settings["groupby"] is None:
         names.append("ntc_groups.tsv")
+    if settings["engine"] in OF_SAMPLES:
+        names += [f"shard-{shard}.h5" for shard in SHARDS]
     if is_sharded(settings):
         names += [f"batch-{batch}.parquet" for batch in BATCHES]
         names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
     if settings.get("null_method") == "crt":
         names += [f"batch-{batch}.crt_null.tsv" for batch in BATCHES]
         names += [f"batch-{batch}/propensity.h5" for batch in BATCHES]
-    if config["analyses"][analysis]["write_h5ad"]:
+    if settings.get("write_h5ad"):
         names.append("annotated.h5ad")
     return [f"results/{screen}/{analysis}/{name}" for name in names]
 
@@ -114,7 +152,7 @@ def results_wanted():
     Intermediate files too: Snakemake does not miss one whose descendants are there, so a deleted
     shard, or what a failed job took away after a change, would be forgotten over old results.
     """
-    analysed = dict.fromkeys(screen for screen, _ in analyses_of(config))
+    analysed = dict.fromkeys(screen for screen, _ in analyses_of(config, OF_CELLS))
     wanted = [f"results/{screen}/{name}" for screen in analysed for name in SCREEN_FILES]
     for screen, analysis in analyses_of(config):
         wanted += results_of(screen, analysis)
@@ -135,6 +173,27 @@ def screen_file(wildcards):
     """The user's file of a screen, or the one that is simulated in its place."""
     screen = config["screens"][wildcards.screen]
     return screen.get("path", f"results/{wildcards.screen}/simulated.h5ad")
+
+
+def sample_table(wildcards):
+    """The table of the samples of a count table."""
+    return config["screens"][wildcards.screen].get("samples", [])
+
+
+def design_matrix(wildcards):
+    """The user's design, where it is a table."""
+    return analysis_of(wildcards)["design_matrix"] or []
+
+
+def design_of_filter(wildcards):
+    """As :func:`design_matrix`, where it says how samples are grouped."""
+    by_design = analysis_of(wildcards)["filter"]["groups"] is None
+    return design_matrix(wildcards) if by_design else []
+
+
+def shards_of_analysis(wildcards):
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}"
+    return [f"{folder}/shard-{shard}.h5" for shard in SHARDS]
 
 
 def batches_of_analysis(wildcards):
@@ -170,9 +229,18 @@ def shards_of_batch(wildcards):
 
 
 def settings_of_screen(wildcards):
-    """The screen's section without its path, which the rule's input holds."""
+    """The screen's section without its files, which the rule's input holds."""
     section = config["screens"][wildcards.screen]
-    return {key: section[key] for key in sorted(section) if key not in ("path", "simulate")}
+    others = ("path", "samples", "simulate", "annotation_columns")
+    return {key: section[key] for key in sorted(section) if key not in others}
+
+
+def settings_of_table(wildcards):
+    """What is read of a screen whose samples are taken: guide calls for their targets alone."""
+    keys = ["annotation_columns"]
+    if analysis_of(wildcards)["pseudobulk"]["targets"]:
+        keys += ["guide_assignment", "guide_names", "guide2gene", "ntc_labels"]
+    return {key: config["screens"][wildcards.screen][key] for key in keys}
 
 
 def outcomes_of_screen(wildcards):
@@ -206,6 +274,54 @@ def test_settings(wildcards):
     """How sums become p values and effects."""
     keys = ("test", "geometric_mean", "pseudocount", "continuity", "exact_max_cells")
     return {key: analysis_of(wildcards)[key] for key in keys}
+
+
+def samples_settings(wildcards):
+    """What says which values of which samples are taken."""
+    analysis = analysis_of(wildcards)
+    columns = {analysis["colour"], analysis.get("filter", {}).get("groups")}
+    return {
+        "key": analysis["outcome"]["key"],
+        "pseudobulk": analysis["pseudobulk"],
+        "exclude": analysis["exclude"],
+        "counts": analysis["outcome"]["transform"] != "none",
+        "columns": sorted(columns - {None}),
+    }
+
+
+def filter_settings(wildcards):
+    """What says which features are kept, and how samples are grouped."""
+    analysis = analysis_of(wildcards)
+    settings = {key: analysis[key] for key in ("filter", "normalization", "colour")}
+    # Only whether values are counts: another transform of them keeps the features.
+    transform = analysis["outcome"]["transform"]
+    settings["transform"] = "none" if transform == "none" else "counts"
+    # Samples that are grouped by a column are kept whatever the design.
+    by_design = analysis["filter"]["groups"] is None
+    settings["design"] = analysis["design"] if by_design else None
+    settings["strip_prefix"] = analysis["strip_prefix"] if by_design else True
+    return settings
+
+
+def voom_settings(wildcards):
+    """What says how counts become weighted log expression."""
+    analysis = analysis_of(wildcards)
+    keys = ("design", "strip_prefix", "array_weights")
+    outcome = {key: analysis["outcome"][key] for key in ("transform", "span", "prior_count")}
+    return {**outcome, **{key: analysis[key] for key in keys}}
+
+
+def contrasts_settings(wildcards):
+    """What is tested, and how."""
+    keys = ("contrasts", "exact_contrasts", "moderation", "treat", "decide")
+    return {key: analysis_of(wildcards)[key] for key in keys}
+
+
+def anova_settings(wildcards):
+    """The model of an analysis of variance."""
+    analysis = analysis_of(wildcards)
+    outcome = {key: analysis["outcome"][key] for key in ("transform", "prior_count")}
+    return {**outcome, "formula": analysis["formula"]}
 
 
 def blocks_of_shard(wildcards):
@@ -276,6 +392,21 @@ def shard_runtime(wildcards, input, threads, attempt):
         plan.read_mb(input.outcome), units, treated, end - first, threads
     )
     return attempt * minutes
+
+
+def load_samples_mem_mb(wildcards, input, attempt):
+    return attempt * plan.load_samples_mem_mb(plan.read_mb(input.screen))
+
+
+def linear_mem_mb(wildcards, input, attempt):
+    """Steps that hold all values of all samples."""
+    files = [path for path in input if Path(path).suffix in (".h5ad", ".h5")]
+    return attempt * plan.linear_mem_mb(sum(plan.read_mb(path) for path in files))
+
+
+def linear_shard_mem_mb(wildcards, input, attempt):
+    file = getattr(input, "outcome", None) or input.samples
+    return attempt * plan.linear_mem_mb(plan.read_mb(file) / len(SHARDS))
 
 
 def tables_mem_mb(wildcards, input, attempt):

@@ -14,25 +14,6 @@ OUTPUTS
 """
 
 
-rule warm_kernels:
-    """Compile once before thousands of shards start."""
-    output:
-        stamp="results/kernels.txt",
-    log:
-        "logs/kernels.log",
-    benchmark:
-        "logs/kernels.benchmark.tsv"
-    conda:
-        "../../envs/condrand.yaml"
-    resources:
-        mem_mb=1500,
-        runtime=10,
-    params:
-        sources=kernel_sources_digest(),
-    script:
-        "../../scripts/warm_kernels.py"
-
-
 rule crt_propensity:
     input:
         screen="results/{screen}/screen.h5ad",

@@ -44,6 +44,8 @@ rule ntc_groups:
         "logs/{screen}/{analysis}/ntc_groups.log",
     benchmark:
         "logs/{screen}/{analysis}/ntc_groups.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt", "dex"),
     conda:
         "../../envs/condrand.yaml"
     resources:

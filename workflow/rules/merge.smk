@@ -59,6 +59,8 @@ rule merge_effects:
         "logs/{screen}/{analysis}/effects.log",
     benchmark:
         "logs/{screen}/{analysis}/effects.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt", "dex"),
     conda:
         "../../envs/condrand.yaml"
     resources:
@@ -146,6 +148,8 @@ rule annotate_h5ad:
         "logs/{screen}/{analysis}/annotated.log",
     benchmark:
         "logs/{screen}/{analysis}/annotated.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt", "dex"),
     conda:
         "../../envs/condrand.yaml"
     resources:

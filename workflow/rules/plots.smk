@@ -8,6 +8,11 @@ OUTPUTS
     results/{screen}/{analysis}/plots/{qq,volcano,volcano_by_feature,p_histogram}.{png,svg}
     results/{screen}/{analysis}/plots/{qq_diagnostics,qq_by_feature}.{png,svg}
     results/{screen}/{analysis}/plots/{propensity,residuals,qq_crossfit}.{png,svg}
+    results/{screen}/{analysis}/plots/targets.pdf, {volcano,md}_by_target.{png,svg}       (dex)
+    results/{screen}/{analysis}/plots/{heatmap,dotplot,ranking}.{png,svg}                  (dex)
+    results/{screen}/{analysis}/plots/{library_sizes,densities,mds,voom_trend}.{png,svg}   (limma)
+    results/{screen}/{analysis}/plots/{md,volcano}_by_contrast.{png,svg}, sa, top_heatmap  (limma)
+    results/{screen}/{analysis}/plots/clustered_heatmap.{png,svg}                          (anova)
 """
 
 
@@ -52,6 +57,8 @@ rule plot_effects:
         "logs/{screen}/{analysis}/plots/effects.log",
     benchmark:
         "logs/{screen}/{analysis}/plots/effects.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt", "dex"),
     conda:
         "../../envs/condrand.yaml"
     resources:
@@ -258,3 +265,191 @@ rule plot_targets:
         version=RESULTS_VERSION["plots"],
     script:
         "../../scripts/plot_targets.py"
+
+
+rule plot_samples:
+    input:
+        filtered="results/{screen}/{analysis}/filtered.h5ad",
+    output:
+        library_sizes_png=report(
+            "results/{screen}/{analysis}/plots/library_sizes.png",
+            caption="../report/library_sizes.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Library sizes"},
+        ),
+        densities_png=report(
+            "results/{screen}/{analysis}/plots/densities.png",
+            caption="../report/densities.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Log counts per million, densities"},
+        ),
+        mds_png=report(
+            "results/{screen}/{analysis}/plots/mds.png",
+            caption="../report/mds.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "MDS of samples"},
+        ),
+        library_sizes_svg="results/{screen}/{analysis}/plots/library_sizes.svg",
+        densities_svg="results/{screen}/{analysis}/plots/densities.svg",
+        mds_svg="results/{screen}/{analysis}/plots/mds.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/samples.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/samples.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("limma"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_samples.py"
+
+
+rule plot_trend:
+    input:
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+    output:
+        voom_trend_png=report(
+            "results/{screen}/{analysis}/plots/voom_trend.png",
+            caption="../report/voom_trend.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Mean-variance trend"},
+        ),
+        voom_trend_svg="results/{screen}/{analysis}/plots/voom_trend.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/trend.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/trend.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("limma"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_trend.py"
+
+
+rule plot_contrasts:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        features="results/{screen}/{analysis}/features.tsv.gz",
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+    output:
+        md_by_contrast_png=report(
+            "results/{screen}/{analysis}/plots/md_by_contrast.png",
+            caption="../report/md_by_contrast.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Mean-difference plot by contrast"},
+        ),
+        volcano_by_contrast_png=report(
+            "results/{screen}/{analysis}/plots/volcano_by_contrast.png",
+            caption="../report/volcano_by_contrast.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano plot by contrast"},
+        ),
+        sa_png=report(
+            "results/{screen}/{analysis}/plots/sa.png",
+            caption="../report/sa.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Residual standard deviations"},
+        ),
+        top_heatmap_png=report(
+            "results/{screen}/{analysis}/plots/top_heatmap.png",
+            caption="../report/top_heatmap.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Heatmap of top features"},
+        ),
+        p_histogram_png=report(
+            "results/{screen}/{analysis}/plots/p_histogram.png",
+            caption="../report/p_histogram_linear.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "p value histogram"},
+        ),
+        top_heatmaps_pdf=report(
+            "results/{screen}/{analysis}/plots/top_heatmaps.pdf",
+            caption="../report/top_heatmaps.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Heatmap of top features of each contrast (PDF)"},
+        ),
+        md_by_contrast_svg="results/{screen}/{analysis}/plots/md_by_contrast.svg",
+        volcano_by_contrast_svg="results/{screen}/{analysis}/plots/volcano_by_contrast.svg",
+        sa_svg="results/{screen}/{analysis}/plots/sa.svg",
+        top_heatmap_svg="results/{screen}/{analysis}/plots/top_heatmap.svg",
+        p_histogram_svg="results/{screen}/{analysis}/plots/p_histogram.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/contrasts.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/contrasts.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("limma"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=linear_mem_mb,
+        runtime=30,
+    params:
+        fdr=config["fdr"],
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_contrasts.py"
+
+
+rule plot_anova:
+    input:
+        samples="results/{screen}/{analysis}/samples.h5ad",
+        effects="results/{screen}/{analysis}/effects.parquet",
+    output:
+        clustered_heatmap_png=report(
+            "results/{screen}/{analysis}/plots/clustered_heatmap.png",
+            caption="../report/clustered_heatmap.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Clustered heatmap of significant features"},
+        ),
+        p_histogram_png=report(
+            "results/{screen}/{analysis}/plots/p_histogram.png",
+            caption="../report/p_histogram_linear.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "p value histogram"},
+        ),
+        clustered_heatmap_svg="results/{screen}/{analysis}/plots/clustered_heatmap.svg",
+        p_histogram_svg="results/{screen}/{analysis}/plots/p_histogram.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/anova.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/anova.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("anova"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=linear_mem_mb,
+        runtime=30,
+    params:
+        fdr=config["fdr"],
+        settings=lambda wildcards: {
+            **anova_settings(wildcards),
+            **{key: analysis_of(wildcards)[key] for key in ("significant", "colour")},
+        },
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_anova.py"

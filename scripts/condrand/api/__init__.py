@@ -61,6 +61,7 @@ _NAMES = {
         "model_matrix",
         "non_estimable",
         "plot_mds",
+        "pseudobulk",
         "run_anova",
         "treat",
         "voom",

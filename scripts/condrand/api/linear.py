@@ -16,6 +16,8 @@ import scipy.sparse as sp
 
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.fdr import benjamini_hochberg
+from condrand.inputs.cell_groups import group_by
+from condrand.inputs.sample_values import ValueChecks
 from condrand.linear import calls, moderation
 from condrand.linear import counts as counts_of
 from condrand.linear import design as design_of
@@ -26,12 +28,15 @@ from condrand.linear import weights as quality
 from condrand.linear.anova import anova
 from condrand.linear.fit import Fit
 from condrand.linear.mds import Mds
+from condrand.outcomes.pseudobulk import add_rows
 
 if TYPE_CHECKING:  # a type only: whoever has an AnnData has imported it
     from anndata import AnnData
 
 _METHODS = {"tmm": "tmm", "rle": "rle", "upperquartile": "upper_quartile", "none": "none"}
 _ALPHA = 0.05
+# Cells summed at once.
+_CELLS_AT_ONCE = 4096
 
 Groups = pd.Series | Mapping | Sequence | str
 
@@ -63,6 +68,69 @@ class EList:
 
 
 # Counts
+
+
+def pseudobulk(
+    adata: "AnnData", by: str | Sequence[str], layer: str | None = None, min_cells: int = 10
+) -> "AnnData":
+    """Sum the cells that are alike in some columns of obs.
+
+    Parameters
+    ----------
+    adata : anndata.AnnData
+        Cells x features: counts.
+    by : str or sequence of str
+        Columns of obs, such as donor and condition. Cells without a label are left out.
+    layer : str, optional
+    min_cells : int
+        Samples of fewer cells are left out.
+
+    Returns
+    -------
+    anndata.AnnData
+        Samples x features, samples in the order of their levels, named by them. Its obs: the
+        columns of `by`, ``n_cells``, and columns in which the cells of each sample agree.
+    """
+    from anndata import AnnData
+
+    problems = Problems("pseudobulk")
+    if not _is_anndata(adata):
+        problems.add("adata", f"is {_kind(adata)}", "give an AnnData of cells x features.")
+        problems.report()
+    by = [by] if isinstance(by, str) else list(by)
+    if not by:
+        problems.add("by", "is empty", "name at least one column of obs.")
+    for name in by:
+        if name not in adata.obs:
+            _unknown("by", name, "column of obs", list(adata.obs.columns), problems)
+    if layer is not None and layer not in adata.layers:
+        _unknown("layer", layer, "layer", list(adata.layers), problems)
+    elif layer is None and adata.X is None:
+        problems.add("X", "is empty", "name a `layer`.")
+    design_of.check_names(adata.var_names, "var_names", "feature", problems)
+    problems.report()
+    grouped = group_by({name: adata.obs[name] for name in by}, min_cells, problems, key="")
+    problems.report()
+    _warn(grouped.notes)
+    for name in adata.obs.columns:
+        if name not in grouped.table:
+            grouped.carry(name, adata.obs[name])
+    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix = matrix.tocsr() if sp.issparse(matrix) else matrix
+    sums = np.zeros((len(grouped.table), adata.n_vars))
+    checks = ValueChecks(counts=True, of_cells=True)
+    for start in range(0, adata.n_obs, _CELLS_AT_ONCE):
+        rows = matrix[start : start + _CELLS_AT_ONCE]
+        rows = sp.csr_matrix(rows) if sp.issparse(rows) else np.asarray(rows)
+        of_rows = grouped.samples[start : start + _CELLS_AT_ONCE]
+        inside = np.flatnonzero(of_rows >= 0)
+        checks.look(adata.obs_names[start + inside], rows[inside])
+        add_rows(sums, rows[inside], of_rows[inside])
+    where = "X" if layer is None else f"layers/{layer}"
+    mends = _MENDS | {"logged": "sum counts: name the `layer` that holds them."}
+    checks.report(where, adata.var_names, mends, problems)
+    problems.report()
+    return AnnData(sums, obs=grouped.table, var=adata.var.copy())
 
 
 def cpm(

@@ -48,6 +48,37 @@ def log2_cpm(
     return np.log2(cpm(counts, lib_size) + offset)
 
 
+def log_cpm(
+    counts: np.ndarray, lib_size: np.ndarray | None = None, prior_count: float = 2.0
+) -> np.ndarray:
+    """Log2 counts per million that stay finite, as edgeR's ``cpm(log=TRUE)``.
+
+    Parameters
+    ----------
+    counts, lib_size
+        As in :func:`cpm`; libraries times their normalization factors if any.
+    prior_count : float
+        Added to the counts of a library of average size; above 0.
+
+    Returns
+    -------
+    float64, shape (G, n)
+
+    Notes
+    -----
+    Definition: ``log2((c_gi + a_i) / (library_i + 2 a_i) * 1e6)`` with
+    ``a_i = prior_count * library_i / mean(library)``. Scaled so, the prior moves no fold change
+    between libraries that differ in size alone.
+    """
+    counts, lib_size = _checked(counts, lib_size)
+    if not (lib_size > 0.0).all():
+        raise ValueError("a library without counts has no counts per million")
+    if not 0.0 < prior_count < np.inf:
+        raise ValueError(f"prior_count is {prior_count}, expected a number above 0")
+    prior = lib_size / lib_size.mean() * prior_count
+    return np.log2((counts + prior) / (lib_size + 2.0 * prior) * 1e6)
+
+
 def filter_by_cpm(
     counts: np.ndarray,
     groups: Sequence,

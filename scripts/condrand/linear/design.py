@@ -1,6 +1,8 @@
 """Model matrices: from a table of samples by formula, or given as numbers."""
 
 import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,9 @@ import pandas as pd
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.linear.fit import Basis
 from condrand.linear.tables import INTERCEPT
+
+if TYPE_CHECKING:  # formulaic is imported when a formula is read
+    from formulaic import ModelMatrix
 
 # Leverage this close to 1: a sample's residual is rounding.
 _ALONE = 1e-8
@@ -44,6 +49,122 @@ def model_matrix(
     reference. Ordered categoricals are no exception, unlike in R. Booleans have the levels
     FALSE and TRUE.
     """
+    before = len(problems.found)
+    read = _evaluated(formula, table, problems)
+    if read is None:
+        return None
+    made, _ = read
+    factors = {str(factor) for factor in made.model_spec.factor_contrasts}
+    design = pd.DataFrame(made, index=table.index).astype(np.float64)
+    design.columns = [_name(column, factors if strip_prefix else set()) for column in design]
+    twice = sorted(set(design.columns[design.columns.duplicated()]))
+    if twice:
+        problems.add(
+            "formula",
+            f"{formula!r} makes several columns called {quoted(twice)}",
+            "rename the levels, or leave `strip_prefix` out.",
+        )
+    return explicit_matrix(design, problems) if len(problems.found) == before else None
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a formula adds up, such as ``group`` or ``group:batch``.
+
+    Attributes
+    ----------
+    name : str
+    factors : frozenset of str
+        What it is the product of.
+    columns : float64, shape (n, width)
+    groups : pandas.Categorical or None
+        Level of each sample, of a term that is one factor.
+    is_column : bool
+        Whether it is a column of numbers as the table has it.
+    """
+
+    name: str
+    factors: frozenset[str]
+    columns: np.ndarray
+    groups: pd.Categorical | None
+    is_column: bool
+
+
+def model_terms(formula: str, table: pd.DataFrame, problems: Problems) -> list[Term] | None:
+    """The terms of a formula but the intercept; None where `problems` got an entry.
+
+    Parameters
+    ----------
+    formula, table, problems
+        As in :func:`model_matrix`. A formula without an intercept, and what does not differ
+        between the samples, are problems.
+    """
+    from formulaic import Formula
+
+    before = len(problems.found)
+    read = _evaluated(formula, table, problems)
+    if read is None:
+        return None
+    made, used = read
+    spec = made.model_spec
+    matrix = np.asarray(made, np.float64)
+    levels = {str(factor): state.levels for factor, state in spec.factor_contrasts.items()}
+    _check_varied(formula, levels, problems)
+    terms, has_intercept = [], False
+    for term, at in spec.term_indices.items():
+        if str(term) == "1":
+            has_intercept = True
+            continue
+        factors = [str(factor) for factor in term.factors]
+        name, columns = str(term).replace("`", ""), matrix[:, at]
+        if any(len(levels.get(factor, "ab")) < 2 for factor in factors):
+            continue
+        if not np.isfinite(columns).all():
+            problems.add(
+                "formula",
+                f"{name!r} has no finite value in {(~np.isfinite(columns).all(axis=1)).sum()} "
+                "samples",
+                "leave those samples out, or the term.",
+            )
+            continue
+        if not np.ptp(columns, axis=0).any():
+            problems.add(
+                "formula", f"{name!r} is the same in all samples", "leave it out of the formula."
+            )
+            continue
+        groups = None
+        if len(factors) == 1 and factors[0] in levels:
+            # Alone, without an intercept, a factor has a column for each of its levels.
+            own = np.asarray(Formula([term]).get_model_matrix(used), np.float64)
+            names = [str(level).translate(_ORIGINALS) for level in levels[factors[0]]]
+            groups = pd.Categorical.from_codes(own.argmax(axis=1), names)
+        terms.append(Term(name, frozenset(factors), columns, groups, name in used.columns))
+    if not has_intercept:
+        problems.add(
+            "formula",
+            f"{formula!r} has no intercept: its tests would ask whether means are 0",
+            "leave out `0 +` and `- 1`; groups are compared with each other then.",
+        )
+    if not terms and len(problems.found) == before:
+        problems.add("formula", f"{formula!r} names nothing to test", "give a factor: `~ group`.")
+    return terms if len(problems.found) == before else None
+
+
+def _check_varied(formula: str, levels: dict[str, list], problems: Problems) -> None:
+    for factor, there in levels.items():
+        if len(there) < 2:
+            one = quoted(str(level).translate(_ORIGINALS) for level in there)
+            problems.add(
+                "formula",
+                f"{formula!r}: {factor!r} has one level, {one}",
+                "leave it out, or take samples of other levels too.",
+            )
+
+
+def _evaluated(
+    formula: str, table: pd.DataFrame, problems: Problems
+) -> tuple["ModelMatrix", pd.DataFrame] | None:
+    """The columns as formulaic makes and names them, and the variables as it saw them."""
     from formulaic import Formula
 
     before = len(problems.found)
@@ -54,8 +175,7 @@ def model_matrix(
     table = table.set_axis(there, axis=1)
     if "~" in right:
         problems.add("formula", f"{formula!r} has a left-hand side", "leave it out: `~ group`.")
-    if len(problems.found) > before:
-        return None
+        right = right.partition("~")[2].strip()
     # formulaic does not name the variables inside bs() and its like.
     words = {quote or word for quote, word in re.findall(r"`([^`]+)`|([^\W\d][\w.]*)", right)}
     try:
@@ -68,6 +188,7 @@ def model_matrix(
                 f"{formula!r} names {quoted(unknown)}, which the sample table does not have",
                 f"use its columns. {close}There are: {listed(there, 20)}.",
             )
+        if table.columns.has_duplicates:
             return None
         used = pd.DataFrame(
             {name: _levels(table[name]) for name in there if name in words}, index=table.index
@@ -76,9 +197,7 @@ def model_matrix(
         if len(problems.found) > before:
             return None
         with np.errstate(divide="ignore", invalid="ignore"):
-            made = parsed.get_model_matrix(used, na_action="ignore")
-        factors = {str(factor) for factor in made.model_spec.factor_contrasts}
-        design = pd.DataFrame(made, index=table.index).astype(np.float64)
+            return parsed.get_model_matrix(used, na_action="ignore"), used
     except Exception as error:  # noqa: BLE001 - formulaic raises many kinds; all are the user's
         text = str(error).split("\n")[0].translate(_ORIGINALS)
         problems.add(
@@ -88,15 +207,6 @@ def model_matrix(
             f"{listed(there, 20)}.",
         )
         return None
-    design.columns = [_name(column, factors if strip_prefix else set()) for column in design]
-    twice = sorted(set(design.columns[design.columns.duplicated()]))
-    if twice:
-        problems.add(
-            "formula",
-            f"{formula!r} makes several columns called {quoted(twice)}",
-            "rename the levels, or leave `strip_prefix` out.",
-        )
-    return explicit_matrix(design, problems) if len(problems.found) == before else None
 
 
 def explicit_matrix(design: pd.DataFrame, problems: Problems) -> pd.DataFrame | None:

@@ -47,6 +47,7 @@ def z_scores(values: np.ndarray, ddof: int = 0, offset: float = Z_OFFSET) -> np.
     Parameters
     ----------
     values : numbers, shape (m, n)
+        NaN where missing: z scores are those of the other values.
     ddof : int
         The standard deviation divides by ``n - ddof``.
     offset : float
@@ -56,6 +57,9 @@ def z_scores(values: np.ndarray, ddof: int = 0, offset: float = Z_OFFSET) -> np.
     float64, shape (m, n)
     """
     values = np.asarray(values, np.float64)
+    if np.isnan(values).any():
+        centred = values - np.nanmean(values, axis=1, keepdims=True)
+        return centred / (np.nanstd(values, axis=1, ddof=ddof, keepdims=True) + offset)
     centred = values - values.mean(axis=1, keepdims=True)
     return centred / (values.std(axis=1, ddof=ddof, keepdims=True) + offset)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from condrand.plots import style
 from condrand.plots.by_target import frame_md, md_guides
 from condrand.plots.labels import place_labels
-from condrand.plots.points import FOLD_CHANGE, shorten, tested
+from condrand.plots.points import FOLD_CHANGE, shorten, tested, titled
 from condrand.plots.volcano import (
     EMPTY,
     Kind,
@@ -105,7 +105,7 @@ def _draw(
 ) -> Figure:
     names = [str(name) for name in tables][:MAX_CONTRASTS]
     if len(names) == 1:
-        return _single(rows, kind, fdr, f"{title}: {names[0]}" if title else names[0])
+        return _single(rows, kind, fdr, titled(title, names[0], most=60))
     if len(tables) > MAX_CONTRASTS:
         title += f": {MAX_CONTRASTS} of {len(tables):,} contrasts"
     titles = {name: (name, _counts(rows[rows["target"] == name], fdr)) for name in names}

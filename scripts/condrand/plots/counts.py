@@ -11,18 +11,25 @@ from condrand.plots.sample_groups import MAX_NAMES, Groups, name_samples
 
 @style.styled
 def library_sizes(
-    lib_size: np.ndarray, samples: Sequence, groups: Sequence, *, title: str = ""
+    lib_size: np.ndarray,
+    samples: Sequence,
+    groups: Sequence,
+    *,
+    title: str = "",
+    empty: str = "there are no samples",
 ) -> Figure:
     """Draw the number of counts of each sample.
 
     Parameters
     ----------
     lib_size : numbers, shape (n,)
-        Sums of counts.
+        Sums of counts; none where values are no counts.
     samples, groups
         Name and group of each.
     title
         Heading of the figure.
+    empty
+        What to say where there is no library size.
 
     Returns
     -------
@@ -37,7 +44,9 @@ def library_sizes(
     panel = axes[0, 0]
     panel.set_ylabel("Library size, million counts")
     if not lib_size.size:
-        style.say_empty(panel, "there are no samples")
+        style.say_empty(panel, empty)
+        if title:
+            style.title_above(figure, title)
         return figure
     order = drawn.order
     bars = panel.bar(
@@ -67,6 +76,7 @@ def count_densities(
     groups: Sequence,
     *,
     title: str = "",
+    scale: str = "log₂ counts per million",
 ) -> Figure:
     """Draw the distribution of log counts of each sample, before and after the filter.
 
@@ -79,6 +89,8 @@ def count_densities(
         Group of each sample.
     title
         Heading of the figure.
+    scale
+        What the grid is of.
 
     Returns
     -------
@@ -90,9 +102,9 @@ def count_densities(
     parts = (("All features", before), ("Kept features", after))
     for panel, (name, (grid, density, n_features)) in zip(axes.flat, parts, strict=True):
         panel.set_title(f"{name} ({n_features:,})", pad=3)
-        panel.set_xlabel("log₂ counts per million")
+        panel.set_xlabel(scale)
         for i, line in enumerate(density):
-            if np.isfinite(line).all():
+            if line.size and np.isfinite(line).all():
                 panel.plot(grid, line, color=drawn.colour_of(i), linewidth=0.9, gid="density")
         if not panel.lines:
             style.say_empty(panel, "no sample has values that differ")

@@ -26,7 +26,7 @@ def mds(
     Parameters
     ----------
     coordinates : float64 array, shape (n, n_dimensions)
-        In log2 units.
+        In log2 units; empty where there are too few samples.
     shares : float64 array, shape (n_dimensions,)
         Share of the variance that each dimension explains.
     samples, groups
@@ -45,6 +45,11 @@ def mds(
     drawn = Groups.of(groups)
     figure, axes = style.new_figure(style.WIDE, 4.2)
     panel = axes[0, 0]
+    if not np.size(coordinates):
+        style.say_empty(panel, "distances of fewer than 3 samples show nothing")
+        if title:
+            style.title_above(figure, title)
+        return figure
     for d, write in zip(dimensions, (panel.set_xlabel, panel.set_ylabel), strict=True):
         write(f"Leading logFC dim {d + 1} ({100 * float(shares[d]):.0f} %)")
     points = np.asarray(coordinates, np.float64)[:, list(dimensions)]

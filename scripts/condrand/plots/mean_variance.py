@@ -18,6 +18,7 @@ def voom_trend(
     line_y: np.ndarray,
     *,
     title: str = "",
+    empty: str = "the design leaves no replicates: there is no trend",
 ) -> Figure:
     """Draw the mean-variance trend that gives counts their weights.
 
@@ -29,6 +30,8 @@ def voom_trend(
         The trend, x ascending; empty where there is none.
     title
         Heading of the figure.
+    empty
+        What to say where there is none.
 
     Returns
     -------
@@ -40,7 +43,7 @@ def voom_trend(
     panel.set_xlabel("log₂(count size + 0.5)")
     panel.set_ylabel(_SPREAD)
     if not np.size(line_x):
-        style.say_empty(panel, "the design leaves no replicates: there is no trend")
+        style.say_empty(panel, empty)
     else:
         points = _cloud(panel, points_x, points_y)
         (line,) = panel.plot(

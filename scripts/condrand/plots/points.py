@@ -140,6 +140,26 @@ def heading(table: pd.DataFrame) -> str:
     return f"{table['screen'].iloc[0]} · {table['analysis'].iloc[0]}"
 
 
+def titled(title: str, name: str, *, most: int = 44) -> str:
+    """Give a heading and the name of what is drawn, on two lines where one would be too long.
+
+    Parameters
+    ----------
+    title
+        Heading of the figure; may be ''.
+    name
+        A contrast or a term; cut where it is too long for a line.
+    most
+        Characters of a line, as a narrow figure holds them.
+
+    Returns
+    -------
+    str
+    """
+    joint = ": " if len(title) + len(name) + 2 <= most else "\n"
+    return f"{title}{joint if title else ''}{shorten(name, most)}"
+
+
 def thin_ranks(n: int, *, keep: int = 2000, spread: int = 2000) -> np.ndarray:
     """Choose ranks of a sorted sample to draw: all extreme ones, the others log-spaced.
 

@@ -40,7 +40,7 @@ def top_heatmap(
     Parameters
     ----------
     z : float64 array, shape (m, n)
-        z scores of features by samples, rows in the order drawn.
+        z scores of features by samples, rows in the order drawn; NaN, grey, where missing.
     n_up
         The first so many rows go up; a line parts them from the others.
     features
@@ -237,6 +237,8 @@ def _mesh(panel: Axes, values: np.ndarray, colours: str, low: float, high: float
         gid="heatmap",
         rasterized=values.size > style.MAX_VECTOR_POINTS,
     )
+    # White is a value in one of the colour scales, and so cannot stand for a missing one.
+    panel.set_facecolor(style.BAND_COLOUR)
     panel.set_xlim(-0.5, n - 0.5)
     # The first feature at the top.
     panel.set_ylim(m - 0.5, -0.5)

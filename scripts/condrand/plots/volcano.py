@@ -191,7 +191,11 @@ def small_multiples(
     figure.supylabel(kind.labels[1])
     panels = list(axes.flat)
     if table.empty:
+        for panel in panels[1:]:
+            panel.remove()
         style.say_empty(panels[0], EMPTY)
+        if title:
+            style.title_above(figure, title)
         return figure
 
     for panel in panels[n_shown:]:
