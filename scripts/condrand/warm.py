@@ -11,6 +11,8 @@ from condrand.covariates import orthonormal_basis, standardize
 from condrand.engines import crt, dex
 from condrand.io.outcome import Outcome
 from condrand.io.tables import write_text
+from condrand.linear.fit import contrasts_fit, lm_fit
+from condrand.linear.voom import voom
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY
 from condrand.statistics import ols
@@ -53,5 +55,20 @@ def warm(stamp: str | Path) -> None:
                 for needs in (Needs(), Needs(ranks=False)):
                     control = ControlTables.of(rows, library, counts=library is None, needs=needs)
                     dex.sums(control, rows, np.array([0, n_cells]), np.array([True]), library)
+    _warm_linear(random)
     log.info("kernels ready after %.1f s", time.monotonic() - began)
     write_text(kernel_sources_digest() + "\n", stamp)
+
+
+def _warm_linear(random: np.random.Generator) -> None:
+    """Fits with and without weights, of complete and of missing values."""
+    counts = random.poisson(50.0, (60, 8)).astype(np.float64)
+    matrix = np.repeat(np.eye(2), 4, axis=0)
+    names, features = ["a", "b"], [str(g) for g in range(60)]
+    made = voom(counts, matrix)
+    missing = made.E.copy()
+    missing[0, 0] = np.nan
+    for values, weights in ((made.E, made.weights), (made.E, None), (missing, None)):
+        fit = lm_fit(values, matrix, features, names, weights)
+        contrast = np.array([[1.0], [-1.0]])
+        contrasts_fit(fit, contrast, ["a - b"], exact=weights is not None)

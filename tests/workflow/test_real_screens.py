@@ -105,3 +105,36 @@ def test_thp1_comparisons_find_what_is_known_and_little_else(run_example, data_d
             print(f"{test}: NTC against NTC at BH < 0.1: {found}")
         if test == "mwu":
             assert found["guides"] <= 1 and found["groups"] == 0
+
+
+@pytest.mark.slow
+def test_gse60450_has_the_published_numbers(run_example, data_dir):
+    (effects,), (stages,) = run_example("gse60450", "limma", "stages", tables=("effects",))
+    rows = effects.set_index("feature")
+    called = effects["fdr"] < 0.05
+    assert len(effects) == 14_453
+    assert (called.sum(), (effects["call"] < 0).sum(), (effects["call"] > 0).sum()) == (
+        *(6503, 4503, 2000),
+    )
+    assert rows["neg_log10_p"].idxmax() == "110308"
+    reference = pd.read_csv(
+        data_dir / "limma" / "limma_ref_seed_genes.csv.gz",
+        float_precision="round_trip",
+        dtype={"EntrezGeneID": str},
+    ).set_index("EntrezGeneID")
+    ours = rows.loc[reference.index]
+    for column, theirs in (("effect", "logFC"), ("statistic", "t"), ("log_odds", "B")):
+        assert np.abs(ours[column] - reference[theirs]).max() < 1e-9, column
+    assert stages["target"].nunique() == 3
+
+
+@pytest.mark.slow
+def test_hspc_has_the_published_f_of_every_gene(run_example, data_dir):
+    ((effects,),) = run_example("hspc", "anova", tables=("effects",))
+    rows = effects.set_index("feature")
+    assert rows.loc["Kdm3a", "statistic"] == pytest.approx(1.500594, abs=5e-7)
+    assert rows.loc["Kdm3a", "p_value"] == pytest.approx(0.22639342, abs=5e-8)
+    assert (effects["fdr"] < 0.05).sum() == 2398
+    table = pd.read_csv(data_dir / "hspc.f_oneway_computed_here.tsv.gz", sep="\t", index_col=0)
+    # The file stores float32, the table was made from text.
+    np.testing.assert_allclose(rows.loc[table.index, "statistic"], table["F"], rtol=5e-6)
