@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from condrand.covariates import orthonormal_basis, standardize
 from condrand.engines import crt, dex
+from condrand.gp.covariance import matern52
 from condrand.io.outcome import Outcome
 from condrand.io.tables import write_text
 from condrand.linear.fit import contrasts_fit, lm_fit
@@ -56,6 +57,7 @@ def warm(stamp: str | Path) -> None:
                     control = ControlTables.of(rows, library, counts=library is None, needs=needs)
                     dex.sums(control, rows, np.array([0, n_cells]), np.array([True]), library)
     _warm_linear(random)
+    matern52(dense, dense, 1.0)
     log.info("kernels ready after %.1f s", time.monotonic() - began)
     write_text(kernel_sources_digest() + "\n", stamp)
 

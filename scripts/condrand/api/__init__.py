@@ -9,6 +9,9 @@ from importlib import import_module
 # A module is imported when one of its names is first asked for: figures need matplotlib, one call
 # of dex does not.
 _NAMES = {
+    "condrand.api.abundance": [
+        "DifferentialAbundance",
+    ],
     "condrand.api.burden": [
         "add_burden_covariate",
         "compute_guide_burden",
@@ -45,6 +48,11 @@ _NAMES = {
         "limit_threading",
         "prepare_crt_inputs",
         "store_results_in_adata",
+    ],
+    "condrand.api.kompot": [
+        "DifferentialExpression",
+        "SampleVarianceEstimator",
+        "compute_fdr",
     ],
     "condrand.api.linear": [
         "EList",
