@@ -15,9 +15,11 @@ from jsonschema import Draft202012Validator, ValidationError
 from condrand.errors import Problems, listed, nearest, quoted
 
 # Engines that compare cells, and those that take samples, or sums of cells, as they are.
-OF_CELLS, OF_SAMPLES = ("crt", "dex"), ("limma", "anova")
+OF_CELLS, OF_SAMPLES = ("crt", "dex", "kompot"), ("limma", "anova")
 _COUNT_TABLE = re.compile(r"\.(csv|tsv|txt|tab)(\.gz)?$", re.IGNORECASE)
 _OF_F = ("hierarchical", "nestedF")
+# Distances of null genes cost what as many genes do; an exchange of samples costs as much as all.
+_NULL_COUNT = {"genes": 2000, "samples": 20}
 # Types of the schema in a user's words.
 _TYPES = {
     "string": "text",
@@ -157,13 +159,14 @@ def needs_of(config: dict[str, Any], screen: str) -> dict[str, Any]:
         that any analysis takes from the guides, or "all". ``controls``, ``ntc_cells``: whether a
         screen without NTC guides, or without cells that carry them alone, is an error.
         ``batch_keys``: columns of batches. ``groupings``: columns of groups, and the groups that
-        must be there.
+        must be there. ``embeddings``: keys of cell states.
     """
     analyses = [
         config["analyses"][name] for of_screen, name in analyses_of(config) if of_screen == screen
     ]
     crt = [analysis for analysis in analyses if analysis["engine"] == "crt"]
     dex = [analysis for analysis in analyses if analysis["engine"] == "dex"]
+    kompot = [analysis for analysis in analyses if analysis["engine"] == "kompot"]
     by_guides = crt + [analysis for analysis in dex if analysis["groupby"] is None]
     wanted = [analysis["targets"] for analysis in by_guides]
     wanted += [[a["control_group"]] for a in by_guides if a.get("control_group") is not None]
@@ -173,7 +176,10 @@ def needs_of(config: dict[str, Any], screen: str) -> dict[str, Any]:
     keys = ("groupby", "targets", "control", "control_group")
     groupings = {
         str(grouping): grouping
-        for grouping in ({key: a[key] for key in keys} for a in dex if a["groupby"] is not None)
+        for grouping in (
+            *({key: a[key] for key in keys} for a in dex if a["groupby"] is not None),
+            *(dict(zip(keys, column, strict=True)) for a in kompot for column in _columns_of(a)),
+        )
     }
     return {
         "guides": bool(by_guides),
@@ -185,7 +191,17 @@ def needs_of(config: dict[str, Any], screen: str) -> dict[str, Any]:
         "ntc_cells": any(a["control"] == "ntc" for a in by_guides),
         "batch_keys": sorted({batch_key_of(analysis) for analysis in crt} - {None}),
         "groupings": [groupings[key] for key in sorted(groupings)],
+        "embeddings": sorted(
+            {key for a in kompot for key in (a["embedding"]["key"], a["plot_embedding"]) if key}
+        ),
     }
+
+
+def _columns_of(analysis: dict[str, Any]) -> Iterator[tuple[str, Any, str, None]]:
+    """Columns of a kompot analysis as :func:`needs_of` groups cells, and what must be there."""
+    yield analysis["condition"], analysis["levels"], "rest", None
+    if analysis["sample"] is not None:
+        yield analysis["sample"], "all", "rest", None
 
 
 def batch_key_of(analysis: dict[str, Any]) -> str | None:
@@ -464,6 +480,9 @@ def _check_analysis(
             f"compares cells by their guides or groups, and {listed(of_tables)} is a count table",
             "name the screens of this analysis with `screens: [...]`, or use limma or anova.",
         )
+    if analysis["engine"] == "kompot":
+        _check_conditions(where, analysis, problems)
+        return
     if analysis["engine"] == "crt":
         _check_null(where, analysis, problems)
         _check_strata(where, analysis["stratify"], problems)
@@ -526,6 +545,33 @@ def _check_linear(
             f"is true, and the transform is {transform!r}",
             "use `transform: voom_quality_weights`, which weighs samples and counts together.",
         )
+
+
+def _check_conditions(where: str, analysis: dict[str, Any], problems: Problems) -> None:
+    """What two conditions of cells cannot be combined with."""
+    null = analysis["null_distances"]
+    if null["count"] is None:
+        null["count"] = _NULL_COUNT[null["kind"]]
+    first, second = analysis["levels"]
+    if first == second:
+        problems.add(f"{where}.levels", f"holds {first!r} twice", "name two conditions.")
+    sample = analysis["sample"]
+    if sample is not None and sample == analysis["condition"]:
+        problems.add(
+            f"{where}.sample",
+            f"is {sample!r}, the column of the condition",
+            "name the column of the samples: several in each condition.",
+        )
+    for key, wanted in (
+        ("sample_variance", analysis["sample_variance"] is True),
+        ("null_distances.kind", null["kind"] == "samples" and null["count"] > 0),
+    ):
+        if wanted and sample is None:
+            problems.add(
+                f"{where}.sample",
+                f"is missing, and {key} needs samples",
+                "name the column of obs that says the sample of each cell.",
+            )
 
 
 def _check_strata(where: str, stratify: dict[str, Any], problems: Problems) -> None:

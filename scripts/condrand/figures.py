@@ -14,12 +14,17 @@ from condrand.errors import Problems
 from condrand.io.figures import save_figure, save_pages
 from condrand.io.outcome import read_header
 from condrand.io.samples import Samples, read_samples
+from condrand.io.shards import read_arrays
+from condrand.io.states import States, read_states
 from condrand.io.tables import read_parquet, read_tsv, write_tsv
 from condrand.linear.top_features import cluster, top_rows, z_scores
+from condrand.plots.abundance import abundance_volcano
 from condrand.plots.by_target import md_by_target, target_pages, volcano_by_target
+from condrand.plots.cell_states import abundance_embedding
 from condrand.plots.contrasts import md_by_contrast, volcano_by_contrast
 from condrand.plots.counts import count_densities, library_sizes
 from condrand.plots.heatmap import dotplot, heatmap
+from condrand.plots.mahalanobis import expression_volcano, mahalanobis
 from condrand.plots.mds import mds
 from condrand.plots.mean_variance import sigma_amean, voom_trend
 from condrand.plots.p_histogram import p_histogram, p_histogram_by_target
@@ -29,6 +34,7 @@ from condrand.plots.qq_crossfit import qq_crossfit
 from condrand.plots.qq_diagnostics import qq_by_feature, qq_diagnostics
 from condrand.plots.ranking import ranking
 from condrand.plots.residuals import residual_trends
+from condrand.plots.smoothed import smoothed_panels
 from condrand.plots.top_features import clustered_heatmap, top_heatmap
 from condrand.plots.volcano import volcano, volcano_by_feature
 from condrand.ranking import ranked_targets
@@ -48,6 +54,10 @@ _OF_CONTRASTS = [
     *("neg_log10_p", "fdr_target", "average_expression"),
 ]
 _OF_TERMS = ["screen", "analysis", "target", "feature", "p_value", "neg_log10_p", "fdr"]
+_OF_GENES = [
+    *("screen", "analysis", "target", "feature", "effect", "effect_scale", "statistic"),
+    *("p_value", "neg_log10_p", "fdr", "p_source", "note"),
+]
 # Rows of a clustered heat map: trees of more take long, and no screen has more lines.
 MAX_CLUSTERED = 2000
 _CROSSFIT_KINDS = ("target", "holdout")
@@ -363,6 +373,100 @@ def _colours(found: Samples, settings: Mapping[str, Any]) -> list[str]:
     model = model_of(settings["formula"], found.table, Problems("samples"))
     factors = [term.groups for term in model.terms if term.groups is not None]
     return list(factors[0]) if factors else ["sample"] * len(found.table)
+
+
+def draw_abundance(
+    states: str | Path,
+    abundance: str | Path,
+    labels: tuple[str, str],
+    figures: Mapping[str, str | Path],
+) -> None:
+    """Step of rule plot_kompot_cells: where a condition has more cells, or fewer.
+
+    Parameters
+    ----------
+    states, abundance : str or pathlib.Path
+        Cells, and the change of their density.
+    labels : (str, str)
+        Screen and analysis.
+    figures : mapping
+        Files to write, ``{figure}_png`` and ``{figure}_svg`` of ``abundance_volcano`` and
+        ``abundance_embedding``.
+    """
+    found = read_states(states)
+    key, arrays = read_arrays(abundance)
+    change, direction = arrays["log_fold_change"], arrays["direction"]
+    levels, title = tuple(found.words["levels"]), " · ".join(labels)
+    drawn = {
+        "abundance_volcano": abundance_volcano(
+            change,
+            arrays["neg_log10_ptp"],
+            direction,
+            levels=levels,
+            threshold=key["threshold"],
+            ptp=key["ptp"],
+            title=title,
+        ),
+        "abundance_embedding": abundance_embedding(
+            found.plotted,
+            change,
+            direction,
+            levels=levels,
+            place_name=_place_name(found),
+            title=title,
+        ),
+    }
+    _save(drawn, figures)
+
+
+def draw_genes(
+    effects: str | Path,
+    null_distances: str | Path,
+    panels: str | Path,
+    states: str | Path,
+    fdr: float,
+    figures: Mapping[str, str | Path],
+) -> None:
+    """Step of rule plot_kompot_genes: which genes differ, and in which cells.
+
+    Parameters
+    ----------
+    effects, null_distances : str or pathlib.Path
+        Tables of genes, and of null genes.
+    panels, states : str or pathlib.Path
+        Smoothed expression of the top genes, and the cells it is of.
+    fdr : float
+        Threshold of a discovery.
+    figures : mapping
+        Files to write, ``{figure}_png`` and ``{figure}_svg`` of ``expression_volcano``,
+        ``mahalanobis``, ``panels`` and ``p_histogram``.
+    """
+    table, found = read_parquet(effects, _OF_GENES), read_states(states)
+    null = read_tsv(null_distances)["distance"].to_numpy(np.float64)
+    key, arrays = read_arrays(panels)
+    title = heading(table)
+    drawn = {
+        "expression_volcano": expression_volcano(table, fdr=fdr),
+        "mahalanobis": mahalanobis(table, null, fdr=fdr),
+        "panels": smoothed_panels(
+            found.plotted,
+            arrays["condition1"],
+            arrays["condition2"],
+            key["genes"],
+            levels=tuple(found.words["levels"]),
+            place_name=_place_name(found),
+            scale=found.words["values"],
+            title=title,
+        ),
+        "p_histogram": p_histogram_by_target(table, what="comparisons", title=title),
+    }
+    _save(drawn, figures)
+
+
+def _place_name(states: States) -> str:
+    """What an axis of places is: of an embedding by its key, or a component of the states."""
+    key, _, computed = states.words["plotted"].partition(", ")
+    return "Component" if computed else key.removeprefix("X_")
 
 
 def _save(drawn: dict[str, Figure], figures: Mapping[str, str | Path]) -> None:

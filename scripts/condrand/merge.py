@@ -15,6 +15,8 @@ from condrand.io.comparisons import read_comparisons
 from condrand.io.h5ad import write_copy_with_tables
 from condrand.io.outcome import OutcomeHeader, read_features, read_header
 from condrand.io.samples import read_samples
+from condrand.io.shards import read_arrays
+from condrand.io.states import States, read_states
 from condrand.io.tables import (
     UnitTables,
     read_parquet,
@@ -42,6 +44,9 @@ _ROWS_AT_A_TIME = 250_000
 # Columns by which calibration is judged.
 _JUDGED = ("target", "feature", "effect", "p_value", "neg_log10_p", "p_source", "p_empirical")
 _SUMMARIZED_LINEAR = ["screen", "analysis", "target", "feature", "p_value", "fdr", "p_source"]
+_SUMMARIZED_GENES = [*_SUMMARIZED_LINEAR, "effect", "is_de"]
+# Mean change of log density (natural log) on the wrong side of 0 that is more than rounding.
+_IMPOSSIBLE = 0.1
 # Too few p values below 0.05 in so many tests, or too many.
 _FEW_SMALL, _MANY_SMALL, _ENOUGH_TESTS = 0.02, 0.7, 500
 # Below the residual degrees of freedom of three replicates in two groups.
@@ -421,6 +426,109 @@ def write_terms_summary(
         ("figures", str(folder / "plots")),
     ]
     write_text(_lines_of(table, lines), summary)
+
+
+def write_states_summary(
+    effects: str | Path,
+    states: str | Path,
+    abundance: str | Path,
+    fdr_table: str | Path,
+    summary: str | Path,
+    fdr: float,
+) -> None:
+    """Step of rule kompot_summary: a few plain lines about conditions over cell states.
+
+    Parameters
+    ----------
+    effects, states, abundance, fdr_table : str or pathlib.Path
+    summary : str or pathlib.Path
+        File to write.
+    fdr : float
+        Threshold of a discovery.
+    """
+    folder = Path(summary).parent
+    table, found = read_parquet(effects, _SUMMARIZED_GENES), read_states(states)
+    key, arrays = read_arrays(abundance)
+    of_fdr = read_tsv(fdr_table).set_index("what")["value"]
+    first, second = found.words["levels"]
+    n_second = int(np.count_nonzero(found.second))
+    samples = f", in {len(found.sample_levels):,} samples" if found.sample_levels else ""
+    up, down = (np.count_nonzero(arrays["direction"] == side) for side in (1, -1))
+    called = table["fdr"] <= fdr
+    higher = int((called & (table["effect"] > 0.0)).sum())
+    lines = [
+        (
+            "cells",
+            f"{n_second:,} of {second} against {found.second.size - n_second:,} of {first}"
+            + samples,
+        ),
+        ("state", f"{found.words['state']}; {len(found.landmarks):,} landmarks"),
+        ("expression", found.words["values"]),
+        (
+            "abundance",
+            f"{up:,} cells where {second} has more, {down:,} where it has fewer, "
+            f"{found.second.size - up - down:,} neither (change of {key['threshold']:g} or more, "
+            f"tail probability at most {key['ptp']:g})",
+        ),
+        ("tests", _tests_words(table, "comparisons")),
+        (
+            "discoveries",
+            f"{higher:,} genes higher in {second}, {int(called.sum()) - higher:,} lower at FDR "
+            f"{fdr:g}; {int(table['is_de'].sum()):,} by local FDR",
+        ),
+        ("p values", f"{_sources_words(table)}; {float(of_fdr['n_null']):,.0f} null distances"),
+    ]
+    notes = f"{found.words.get('notes', '')}\n{key.get('notes', '')}".split("\n")
+    notes = list(dict.fromkeys(note for note in notes if note))
+    warnings = notes + states_cautions(table, found, arrays["log_fold_change"])
+    lines += [("warning", text) for text in warnings]
+    lines += [
+        ("effects", str(folder / "effects.tsv.gz")),
+        ("cells", str(folder / "cells.h5ad")),
+        ("figures", str(folder / "plots")),
+    ]
+    write_text(_lines_of(table, lines), summary)
+
+
+def states_cautions(effects: pd.DataFrame, states: States, change: np.ndarray) -> list[str]:
+    """What a reader should know of conditions compared over cell states.
+
+    Parameters
+    ----------
+    effects : pandas.DataFrame
+    states : States
+    change : float64 array, shape (n_cells,)
+        Change of log density.
+
+    Notes
+    -----
+    The mean of log(f2 / f1) over cells of density f2 is a Kullback-Leibler divergence, which is
+    not negative; over cells of density f1 it is not positive. An estimate far on the other side is
+    of no densities.
+    """
+    warnings = []
+    if not effects["p_value"].notna().any():
+        warnings.append("no gene could be tested: the column `note` of the effects says why")
+    if (effects["p_source"] == "chi2").any():
+        warnings.append(
+            "p values are those of a chi-squared distribution, which distances do not follow: "
+            "they rank genes and are not calibrated. Set `null_distances.count` to 2000"
+        )
+    if not states.words["uses_samples"]:
+        warnings.append(
+            "differences between samples are not known, and count as effects of the condition: "
+            "cells of one sample are no independent replicates. Name the column of `sample`, "
+            "where there are two or more in each condition"
+        )
+    means = np.mean(change[states.second]), np.mean(change[~states.second])
+    if means[0] < -_IMPOSSIBLE or means[1] > _IMPOSSIBLE:
+        warnings.append(
+            f"the change of abundance is {means[0]:.2g} on average in cells of "
+            f"{states.words['levels'][1]} and {means[1]:.2g} in those of "
+            f"{states.words['levels'][0]}; the first cannot be below 0, nor the second above it: "
+            "densities are too smooth to be told apart. Lower `ls_factor`, or `length_scale`"
+        )
+    return warnings
 
 
 def linear_cautions(effects: pd.DataFrame) -> list[str]:

@@ -19,6 +19,9 @@ BLOCK = 1024
 # enough that a block of ten million cells fits in a job.
 FEATURES_PER_BLOCK = 512
 
+# What a job is given over what it is expected to need: a run time that is too short costs a retry.
+MARGIN = 4
+
 _MB = 2**20
 
 
@@ -169,22 +172,33 @@ def ntc_null_mem_mb(outcome_mb: float) -> int:
     return int(800 + 2.2 * outcome_mb)
 
 
-def shard_runtime_min(
-    outcome_mb: float, n_units: int, n_treated: int, blocks: int, threads: int
-) -> int:
-    """Wall time of a shard job, minutes, with a margin of four.
+def shard_seconds(outcome_mb: float, n_units: float, n_treated: float, blocks: float) -> float:
+    """Expected work of a shard job, seconds of one core.
 
     A block costs one pass over the scores per unit (about 5 GiB/s on an old core) and one row
     addition per hit (about 60 ns for a hundred features).
     """
     passes = n_units * blocks * outcome_mb / 5000
     additions = n_treated * blocks * BLOCK * 60e-9
-    return max(5, math.ceil(4 * (passes + additions) / 60 / threads))
+    return passes + additions
+
+
+def shard_runtime_min(
+    outcome_mb: float, n_units: int, n_treated: int, blocks: int, threads: int
+) -> int:
+    """Wall time of a shard job, minutes, with a margin of four."""
+    seconds = shard_seconds(outcome_mb, n_units, n_treated, blocks)
+    return max(5, math.ceil(MARGIN * seconds / 60 / threads))
+
+
+def propensity_seconds(outcome_mb: float, n_units: float) -> float:
+    """Expected work of a propensity job, seconds: ten Newton passes per unit."""
+    return n_units * 10 * outcome_mb / 2000
 
 
 def propensity_runtime_min(outcome_mb: float, n_units: int) -> int:
-    """Wall time of a propensity job, minutes: ten Newton passes per unit, margin of four."""
-    return max(5, math.ceil(4 * n_units * 10 * outcome_mb / 2000 / 60))
+    """Wall time of a propensity job, minutes, with a margin of four."""
+    return max(5, math.ceil(MARGIN * propensity_seconds(outcome_mb, n_units) / 60))
 
 
 def dex_groups_mem_mb(screen_mb: float) -> int:
@@ -209,12 +223,17 @@ def dex_merge_mem_mb(n_tests: int) -> int:
     return int(600 + 130 * n_tests / _MB)
 
 
-def dex_shard_runtime_min(blocks_mb: list[float], n_shards: int) -> int:
-    """Wall time of a shard of comparisons, minutes, with a margin of four.
+def dex_shard_seconds(blocks_mb: list[float], n_shards: int) -> float:
+    """Expected time of a shard of comparisons, seconds.
 
     A block is read at some 100 MiB/s from a busy disk, and its values are looked up faster.
     """
-    return 5 + math.ceil(4 * sum(blocks_mb) / n_shards / 100 / 60)
+    return sum(blocks_mb) / n_shards / 100
+
+
+def dex_shard_runtime_min(blocks_mb: list[float], n_shards: int) -> int:
+    """Wall time of a shard of comparisons, minutes, with a margin of four."""
+    return 5 + math.ceil(MARGIN * dex_shard_seconds(blocks_mb, n_shards) / 60)
 
 
 def load_samples_mem_mb(input_mb: float) -> int:
@@ -228,3 +247,40 @@ def load_samples_mem_mb(input_mb: float) -> int:
 def linear_mem_mb(stored_mb: float) -> int:
     """Memory of a step of the linear models, MiB: some float64 copies of what is stored."""
     return int(600 + 8 * stored_mb)
+
+
+def kompot_sizes(sizes: str | Path) -> dict[str, int]:
+    """Cells, landmarks, samples and features of cell states, from ``sizes.tsv``."""
+    with open(sizes, newline="") as lines:
+        return {row["what"]: int(row["number"]) for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def kompot_states_mem_mb(screen_mb: float) -> int:
+    """Memory of placing cells, MiB: pieces of the screen, and covariances of features."""
+    return int(2000 + 0.3 * screen_mb)
+
+
+def kompot_mem_mb(sizes: dict[str, int]) -> int:
+    """Memory of Gaussian processes over cell states, MiB.
+
+    Covariances of cells and landmarks, factors of landmarks for each sample, and some copies of a
+    block of features.
+    """
+    n, m, s = sizes["n_cells"], sizes["n_landmarks"], sizes["n_samples"] + 2
+    values = 3 * n * m + (3 + s) * m * m + (6 * n + 2 * s * m) * FEATURES_PER_BLOCK
+    return int(700 + 8 * values / _MB)
+
+
+def kompot_seconds(sizes: dict[str, int], blocks: int) -> float:
+    """Expected time of blocks of features, seconds: some 5e9 products a second.
+
+    Factors of the landmarks are made once; a block is solved and predicted in every cell.
+    """
+    n, m, s = sizes["n_cells"], sizes["n_landmarks"], sizes["n_samples"] + 2
+    once, each = s * (n * m * m + m**3), 4 * n * m * FEATURES_PER_BLOCK
+    return (once + blocks * each) / 5e9
+
+
+def kompot_runtime_min(sizes: dict[str, int], blocks: int) -> int:
+    """Wall time of blocks of features, minutes, with a margin of four."""
+    return 5 + math.ceil(MARGIN * kompot_seconds(sizes, blocks) / 60)

@@ -18,6 +18,7 @@ from condrand.errors import Problems, quoted
 from condrand.guide_counts import GuideCounts, targets_per_cell
 from condrand.inputs.covariates import read_batch, read_covariates
 from condrand.inputs.elements import texts
+from condrand.inputs.embeddings import read_embeddings
 from condrand.inputs.groups import read_groupings
 from condrand.inputs.guides import Guides, read_guides, wanted_units
 from condrand.inputs.outcome import copy_outcome
@@ -28,6 +29,7 @@ from condrand.io.h5ad import (
     read,
     write_element,
 )
+from condrand.io.states import embedding_name
 from condrand.io.tables import write_tsv
 from condrand.tables import units_table
 from condrand.units import NTC_GUIDE, TARGET, Unit
@@ -82,6 +84,7 @@ def load_screen(
             key: read_batch(file, key, covariates, cells, problems) for key in needs["batch_keys"]
         }
         groupings = read_groupings(file, needs["groupings"], labels, cells, problems)
+        embeddings = read_embeddings(file, needs.get("embeddings", []), cells, problems)
         if guides and guides.carried is not None:
             counts = _counts(guides, settings, needs, problems)
         with (
@@ -107,6 +110,8 @@ def load_screen(
             for key, (codes, levels) in coded.items():
                 write_element(out["obsm"], key, codes[:, None])
                 write_element(out["uns"], f"levels.{key}", levels)
+            for key, states in embeddings.items():
+                write_element(out["obsm"], embedding_name(key), states)
             write_element(out["uns"], "ntc_labels", np.array(labels, dtype=object))
     table = units_table(units, n_batches, lambda size: _status(size, len(cells)))
     skipped = table[table["status"] != "kept"]

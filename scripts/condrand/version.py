@@ -30,6 +30,12 @@ RESULTS_VERSION = {
     "limma_effects": 1,
     "anova_shard": 1,
     "anova_effects": 1,
+    "kompot_states": 1,
+    "kompot_abundance": 1,
+    "kompot_shard": 1,
+    "kompot_null": 1,
+    "kompot_effects": 1,
+    "kompot_panels": 1,
     "merge": 2,
     "plots": 2,
 }

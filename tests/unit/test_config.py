@@ -742,3 +742,54 @@ def test_missing_tables_of_samples_and_designs_are_named(tmp_path):
         message, "2 problems", "screens.a.samples: there is no file", "did you mean 'samples.csv'"
     )
     says(message, "analyses.lm.design_matrix: there is no file")
+
+
+# Two conditions along cell states
+
+STATES = """
+screens: {cells: {path: cells.h5ad}}
+analyses:
+  states: {engine: kompot, condition: condition, levels: [ctrl, stim]}
+"""
+
+
+def with_states(keys: str) -> str:
+    return STATES.replace("stim]}", "stim], " + keys + "}")
+
+
+def test_two_conditions_need_their_columns_and_embeddings_of_the_screen(schema):
+    keys = "sample: donor, embedding: {key: X_dm}, plot_embedding: X_umap"
+    complete = complete_config(yaml.safe_load(with_states(keys)), schema, SOURCE)
+    needs = needs_of(complete, "cells")
+    assert needs["embeddings"] == ["X_dm", "X_umap"]
+    assert [(g["groupby"], g["targets"]) for g in needs["groupings"]] == [
+        ("condition", ["ctrl", "stim"]),
+        ("donor", "all"),
+    ]
+    assert not needs["guides"] and not needs["covariates"]
+    assert [outcome["key"] for outcome in outcomes_of(complete, "cells")] == ["X"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (STATES.replace("[ctrl, stim]", "[ctrl, ctrl]"), ["levels: holds 'ctrl' twice"]),
+        (STATES.replace("[ctrl, stim]", "[ctrl]"), ["analyses.states.levels"]),
+        (STATES.replace("[ctrl, stim]", "[0, 1]"), ["write it in quotes, '0'"]),
+        (
+            with_states("sample: condition"),
+            ["sample: is 'condition', the column of the condition"],
+        ),
+        (with_states("sample_variance: true"), ["sample: is missing, and sample_variance"]),
+        (
+            with_states("null_distances: {kind: samples}"),
+            ["sample: is missing, and null_distances.kind"],
+        ),
+        (
+            STATES.replace("cells.h5ad}", "cells.csv, samples: s.csv}"),
+            ["analyses.states: compares cells", "count table"],
+        ),
+    ],
+)
+def test_bad_conditions_are_named(refusal, text, words):
+    says(refusal(text), *words)

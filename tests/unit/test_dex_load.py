@@ -266,7 +266,7 @@ def test_targets_that_are_no_groups_are_all_listed_with_the_nearest(write, refus
     strangers = ["a", "X1", "X2", "X3", "X4", "X5", "X6"]
     message = refusal(write(), targets=["B", *strangers], **BY_GENE)
     says(message, "obs/gene: has no group", *(f"'{name}'" for name in strangers))
-    says(message, "a: did you mean 'A'?", "correct `targets`", "1 problem\n")
+    says(message, "a: did you mean 'A'?", "correct the names asked for", "1 problem\n")
     assert "no group 'B'" not in message
 
 

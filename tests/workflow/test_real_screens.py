@@ -138,3 +138,14 @@ def test_hspc_has_the_published_f_of_every_gene(run_example, data_dir):
     table = pd.read_csv(data_dir / "hspc.f_oneway_computed_here.tsv.gz", sep="\t", index_col=0)
     # The file stores float32, the table was made from text.
     np.testing.assert_allclose(rows.loc[table.index, "statistic"], table["F"], rtol=5e-6)
+
+
+@pytest.mark.slow
+def test_interferon_genes_of_blood_cells_change_along_their_states(run_example):
+    ((effects,),) = run_example("kang_kompot", "kompot", tables=("effects",))
+    rows = effects.set_index("feature").sort_values("statistic", ascending=False)
+    known = ["ISG15", "IFI6", "ISG20"]
+    places = [rows.index.get_loc(gene) for gene in known]
+    print(rows[["effect", "statistic", "local_fdr"]].head(20))
+    assert max(places) < 20
+    assert (rows.loc[known, "effect"] > 0).all() and rows.loc[known, "is_de"].all()

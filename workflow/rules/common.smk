@@ -90,6 +90,16 @@ OF_ENGINE = {
             *("volcano_by_target", "md_by_target", "heatmap", "dotplot", "ranking"),
         ],
     },
+    "kompot": {
+        "tables": [
+            *("states.h5ad", "sizes.tsv", "abundance.h5", "panels.h5", "cells.h5ad"),
+            *("null_distances.tsv.gz", "fdr.tsv"),
+        ],
+        "figures": [
+            *("abundance_volcano", "abundance_embedding", "expression_volcano", "mahalanobis"),
+            "panels",
+        ],
+    },
     "limma": {
         "tables": [
             *("samples.h5ad", "filtered.h5ad", "outcome.h5ad", "features.tsv.gz", "calls.tsv"),
@@ -119,7 +129,7 @@ OF_NULL = {
 
 def is_sharded(analysis):
     """Whether batches of an analysis are split over shards; the null of NTC guides is not."""
-    return analysis["engine"] in OF_CELLS and analysis.get("null_method") != "ntc_empirical"
+    return analysis["engine"] in ("crt", "dex") and analysis.get("null_method") != "ntc_empirical"
 
 
 def results_of(screen, analysis):
@@ -133,8 +143,10 @@ def results_of(screen, analysis):
     names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("png", "svg")]
     if settings["engine"] == "dex" and settings["groupby"] is None:
         names.append("ntc_groups.tsv")
-    if settings["engine"] in OF_SAMPLES:
+    if settings["engine"] in (*OF_SAMPLES, "kompot"):
         names += [f"shard-{shard}.h5" for shard in SHARDS]
+    if settings["engine"] == "kompot" and settings["null_distances"]["count"]:
+        names += [f"null-{shard}.h5" for shard in SHARDS]
     if is_sharded(settings):
         names += [f"batch-{batch}.parquet" for batch in BATCHES]
         names += [f"batch-{batch}/shard-{shard}.h5" for batch in BATCHES for shard in SHARDS]
@@ -194,6 +206,12 @@ def design_of_filter(wildcards):
 def shards_of_analysis(wildcards):
     folder = f"results/{wildcards.screen}/{wildcards.analysis}"
     return [f"{folder}/shard-{shard}.h5" for shard in SHARDS]
+
+
+def nulls_of_analysis(wildcards):
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}"
+    wanted = SHARDS if analysis_of(wildcards)["null_distances"]["count"] else []
+    return [f"{folder}/null-{shard}.h5" for shard in wanted]
 
 
 def batches_of_analysis(wildcards):
@@ -324,6 +342,40 @@ def anova_settings(wildcards):
     return {**outcome, "formula": analysis["formula"]}
 
 
+def states_settings(wildcards):
+    """Which cells there are, and where."""
+    analysis = analysis_of(wildcards)
+    keys = ("outcome", "condition", "levels", "sample", "embedding", "plot_embedding")
+    keys += ("n_landmarks", "length_scale", "ls_factor", "sample_variance", "min_cells")
+    null = analysis["null_distances"]
+    # Whether there are samples to exchange is found at once; how often they are changes no state.
+    exchanged = null["kind"] == "samples" and null["count"] > 0
+    kind = {"kind": "samples", "count": 1} if exchanged else {"kind": "genes", "count": 0}
+    return {**{key: analysis[key] for key in keys}, "null": kind}
+
+
+def abundance_settings(wildcards):
+    """When abundance changes."""
+    analysis = analysis_of(wildcards)
+    keys = ("length_scale", "ls_factor", "min_cells", "abundance")
+    return {key: analysis[key] for key in keys}
+
+
+def expression_settings(wildcards):
+    """How expression is smoothed and compared."""
+    keys = ("outcome", "sigma", "empirical_variance", "min_cells", "cov_combine")
+    return {key: analysis_of(wildcards)[key] for key in keys}
+
+
+def null_settings(wildcards):
+    """As :func:`expression_settings`, and what is no effect; the threshold changes no distance."""
+    null = analysis_of(wildcards)["null_distances"]
+    return {
+        **expression_settings(wildcards),
+        "null": {key: null[key] for key in ("kind", "count")},
+    }
+
+
 def blocks_of_shard(wildcards):
     resamples = analysis_of(wildcards)["resamples"]
     return plan.blocks_of_shard(resamples, len(SHARDS), int(wildcards.shard))
@@ -407,6 +459,28 @@ def linear_mem_mb(wildcards, input, attempt):
 def linear_shard_mem_mb(wildcards, input, attempt):
     file = getattr(input, "outcome", None) or input.samples
     return attempt * plan.linear_mem_mb(plan.read_mb(file) / len(SHARDS))
+
+
+def kompot_states_mem_mb(wildcards, input, attempt):
+    return attempt * plan.kompot_states_mem_mb(plan.read_mb(input.screen))
+
+
+def kompot_mem_mb(wildcards, input, attempt):
+    return attempt * plan.kompot_mem_mb(plan.kompot_sizes(input.sizes))
+
+
+def kompot_runtime(wildcards, input, attempt):
+    sizes = plan.kompot_sizes(input.sizes)
+    blocks = -(-plan.n_feature_blocks(sizes["n_features"]) // len(SHARDS))
+    return attempt * plan.kompot_runtime_min(sizes, blocks)
+
+
+def kompot_null_runtime(wildcards, input, attempt):
+    sizes, null = plan.kompot_sizes(input.sizes), analysis_of(wildcards)["null_distances"]
+    blocks = plan.n_feature_blocks(null["count"])
+    if null["kind"] == "samples":
+        blocks = null["count"] * plan.n_feature_blocks(sizes["n_features"])
+    return attempt * plan.kompot_runtime_min(sizes, -(-blocks // len(SHARDS)))
 
 
 def tables_mem_mb(wildcards, input, attempt):

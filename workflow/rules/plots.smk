@@ -453,3 +453,98 @@ rule plot_anova:
         version=RESULTS_VERSION["plots"],
     script:
         "../../scripts/plot_anova.py"
+
+
+rule plot_kompot_cells:
+    input:
+        states="results/{screen}/{analysis}/states.h5ad",
+        abundance="results/{screen}/{analysis}/abundance.h5",
+    output:
+        abundance_volcano_png=report(
+            "results/{screen}/{analysis}/plots/abundance_volcano.png",
+            caption="../report/abundance_volcano.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano plot of abundance"},
+        ),
+        abundance_embedding_png=report(
+            "results/{screen}/{analysis}/plots/abundance_embedding.png",
+            caption="../report/abundance_embedding.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Abundance in the embedding"},
+        ),
+        abundance_volcano_svg="results/{screen}/{analysis}/plots/abundance_volcano.svg",
+        abundance_embedding_svg="results/{screen}/{analysis}/plots/abundance_embedding.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/cells.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/cells.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("kompot"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_kompot_cells.py"
+
+
+rule plot_kompot_genes:
+    input:
+        effects="results/{screen}/{analysis}/effects.parquet",
+        null_distances="results/{screen}/{analysis}/null_distances.tsv.gz",
+        panels="results/{screen}/{analysis}/panels.h5",
+        states="results/{screen}/{analysis}/states.h5ad",
+    output:
+        expression_volcano_png=report(
+            "results/{screen}/{analysis}/plots/expression_volcano.png",
+            caption="../report/expression_volcano.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Volcano plot of expression"},
+        ),
+        mahalanobis_png=report(
+            "results/{screen}/{analysis}/plots/mahalanobis.png",
+            caption="../report/mahalanobis.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Mahalanobis distances"},
+        ),
+        panels_png=report(
+            "results/{screen}/{analysis}/plots/panels.png",
+            caption="../report/panels.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Smoothed expression of top genes"},
+        ),
+        p_histogram_png=report(
+            "results/{screen}/{analysis}/plots/p_histogram.png",
+            caption="../report/p_histogram_linear.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "p value histogram"},
+        ),
+        expression_volcano_svg="results/{screen}/{analysis}/plots/expression_volcano.svg",
+        mahalanobis_svg="results/{screen}/{analysis}/plots/mahalanobis.svg",
+        panels_svg="results/{screen}/{analysis}/plots/panels.svg",
+        p_histogram_svg="results/{screen}/{analysis}/plots/p_histogram.svg",
+    log:
+        "logs/{screen}/{analysis}/plots/genes.log",
+    benchmark:
+        "logs/{screen}/{analysis}/plots/genes.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("kompot"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=30,
+    params:
+        fdr=config["fdr"],
+        version=RESULTS_VERSION["plots"],
+    script:
+        "../../scripts/plot_kompot_genes.py"

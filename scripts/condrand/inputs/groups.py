@@ -124,5 +124,5 @@ def _check_targets(
         problems.add(
             where,
             f"has no group {quoted(strangers, len(strangers))}",
-            f"correct `targets`. {hints}There are: {quoted(there, 10)}.",
+            f"correct the names asked for. {hints}There are: {quoted(there, 10)}.",
         )
