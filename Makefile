@@ -42,10 +42,10 @@ REMAKE := $(if $(wildcard $(PY)),,FORCE)
 CONFIG_OF_RUN = $(if $(CONFIG),$(CONFIG),config/examples/$(EXAMPLE).yaml)
 REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.html)
 # A cluster profile says itself how much runs at a time.
-LAUNCH = $(PY) scripts/launch.py $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
+LAUNCH = $(PY) scripts/launch.py --by-make $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run run-arguments test test-slow benchmark benchmark-dex benchmark-linear benchmark-out-of-core peers lint lock clean folders python FORCE
+.PHONY: help env demo run plan run-arguments test test-slow benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-out-of-core peers lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -53,6 +53,8 @@ help: ## Print this list
 	@echo "  PYTHON=$(PYTHON)  interpreter that makes .venv"
 	@echo "  CORES=$(CORES)  cores of demo and run"
 	@echo "  PROFILE=  Snakemake profile instead of profiles/default (say, profiles/slurm)"
+	@echo "  JOB=  files of run to make, instead of everything that is missing"
+	@echo "  MINUTES=30 THREADS=  of a shard job, for plan"
 	@echo "  CONDRAND_DATA=$(CONDRAND_DATA)  folder of the examples' input files"
 
 env: .venv/.stamp | folders ## Make .venv from envs/requirements.lock (once)
@@ -61,7 +63,11 @@ demo: env ## Run config/config.yaml on a simulated screen and make its report
 	@$(LAUNCH) --config config/config.yaml --report results/demo/report.html
 
 run: run-arguments env ## Run EXAMPLE=name (config/examples) or CONFIG=path, and make the report
-	@$(LAUNCH) --config "$(CONFIG_OF_RUN)" --report "$(REPORT_OF_RUN)"
+	@$(LAUNCH) --config "$(CONFIG_OF_RUN)" $(if $(JOB),--job $(JOB),--report "$(REPORT_OF_RUN)")
+
+plan: run-arguments env ## Propose how to split CONFIG or EXAMPLE over jobs, from the head of its screens
+	@$(PY) scripts/launch.py --config "$(CONFIG_OF_RUN)" --plan \
+		$(if $(MINUTES),--minutes "$(MINUTES)") $(if $(THREADS),--threads "$(THREADS)")
 
 # Exit code 2 is make's own for a failed recipe.
 run-arguments:
@@ -88,6 +94,9 @@ benchmark-dex: env peers ## Time the dex engine against illico, pdex and scanpy,
 
 benchmark-linear: env peers ## Time limma and anova against limma in R, pylimma, scipy and statsmodels
 	@$(PY) tests/benchmarks/linear.py
+
+benchmark-kompot: env peers ## Time expression and abundance over cell states against kompot
+	@$(PY) tests/benchmarks/kompot.py
 
 benchmark-out-of-core: env ## Run the dex engine on a screen larger than its jobs' memory
 	@$(PY) tests/benchmarks/dex_out_of_core.py

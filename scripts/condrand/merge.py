@@ -520,6 +520,12 @@ def states_cautions(effects: pd.DataFrame, states: States, change: np.ndarray) -
             "cells of one sample are no independent replicates. Name the column of `sample`, "
             "where there are two or more in each condition"
         )
+    elif (effects["p_source"] == "null_genes").any():
+        warnings.append(
+            "null genes differ neither between samples nor along the states: where samples are "
+            "apart, their p values are too small. Those of `null_distances.kind: samples` are "
+            "not, and find less"
+        )
     means = np.mean(change[states.second]), np.mean(change[~states.second])
     if means[0] < -_IMPOSSIBLE or means[1] > _IMPOSSIBLE:
         warnings.append(

@@ -58,3 +58,20 @@ def test_the_benchmark_of_linear_models_runs_on_few_features_without_peers():
         "limma is left out: there is no Rscript with limma.",
     ):
         assert words in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_kompot_runs_on_few_cells_without_it():
+    small = ["--cells", "300", "--genes", "40", "--landmarks", "60", "--few-landmarks", "30"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "kompot.py", *small, "--threads", "1", "--peers", "none"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for words in (
+        *("2 x 300 cells, 10 dimensions, 40 genes", "first wall", "warm CPU", "peak MiB"),
+        *("expression, 2 x 300 cells, 60 landmarks", "expression with sample variance, 2 x 300"),
+        *("abundance, 2 x 300 cells, 60 landmarks, one core", "abundance with sample variance"),
+    ):
+        assert words in done.stdout
