@@ -1,7 +1,8 @@
 """Run the workflow with one config, then make its report and say where the results are.
 
     python scripts/launch.py --config FILE [--report FILE] [--cores N|all] [--profile DIR]
-                             [-- further Snakemake arguments]
+                             [--job FILE ...] [-- further Snakemake arguments]
+    python scripts/launch.py --config FILE --plan [--minutes N] [--threads N]
 
 Why not call Snakemake directly? It can be (``README.md`` shows how); this adds what a person
 otherwise does by hand:
@@ -11,17 +12,22 @@ otherwise does by hand:
   a lock file that a dead run left behind is known to be stale and is removed, and a run that is
   still alive is refused by name.
 * The report is a second call of Snakemake, with the same config.
+* After a failure, each failed job is listed with its reason, its log and the command that runs it
+  again. Snakemake names them too, among thousands of lines.
+* ``--plan`` proposes how to split the work over jobs, and runs nothing.
 * Snakemake 9 starts scripts with the unquoted path of its own interpreter, which fails in a
   checkout whose path has a space.
 """
 
 import argparse
+import csv
 import ctypes
 import errno
 import fcntl
 import glob
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -30,6 +36,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -38,8 +45,13 @@ import yaml
 
 LOCK = Path(".snakemake/condrand.lock")
 SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+SNAKEMAKE_LOGS = Path(".snakemake/log")
+FAILED_JOBS = Path("logs/failed.tsv")
 DEFAULT_PROFILE = "profiles/default"
 REFUSED = 2
+
+# Failed jobs that are shown; the table has all of them.
+MOST_SHOWN = 10
 
 # After kill -9 of the launcher alone, its Snakemake dies a moment later.
 PATIENCE_S = 3.0
@@ -300,6 +312,208 @@ def run_captured(arguments: list[str], what: str) -> int:
     return done.returncode
 
 
+@dataclass(frozen=True)
+class FailedJob:
+    """A job that did not end well, as Snakemake's log has it.
+
+    Attributes
+    ----------
+    rule : str
+    output : str
+        Its first file.
+    log : str
+        Its own log; empty where it has none.
+    attempts : int
+        How often it failed.
+    message : str
+        What the executor says of it, such as the state a cluster gave it.
+    """
+
+    rule: str
+    output: str
+    log: str
+    attempts: int
+    message: str
+
+
+# A job's error as Snakemake logs it: a line that is not indented, and indented ones. Its number
+# is the only name that the lines on its restart and end have in common with it.
+JOB_ERROR = re.compile(r"^Error in rule (?P<rule>\S+):\n(?P<facts>(?: {4}.*\n)+)", re.MULTILINE)
+JOB_ENDED = re.compile(r"^Finished jobid: (?P<job>\d+) ", re.MULTILINE)
+# Logs that Snakemake shows of a failed job. On a cluster they are of a Snakemake too.
+SHOWN_LOG = re.compile(r"^Logfile .+:\n(=+)\n(?:.*\n)*?\1\n", re.MULTILINE)
+# What executors add to each message and that says nothing of the job.
+EMPTY_WORDS = re.compile(r"(Detailed failure reason unavailable|For further error details).*")
+FACT = re.compile(r"^ {4}(message|jobid|output|log): (.*)$", re.MULTILINE)
+# Lines of a log that tell of progress, not of an error.
+# What a merge says of a damaged shard.
+REMOVAL = re.compile(r"rm '[^']+'")
+PROGRESS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (INFO|WARNING) ")
+
+
+def failed_jobs(text: str) -> list[FailedJob]:
+    """Jobs that failed and did not succeed later, in the order of their first failure.
+
+    Parameters
+    ----------
+    text : str
+        Snakemake's own log of a run.
+    """
+    text = SHOWN_LOG.sub("", text)
+    failed: dict[str, tuple[int, FailedJob]] = {}
+    for error in JOB_ERROR.finditer(text):
+        facts = dict(FACT.findall(error["facts"]))
+        number = facts["jobid"]
+        before = failed[number][1].attempts if number in failed else 0
+        message = EMPTY_WORDS.sub("", facts.get("message", "None")).strip()
+        job = FailedJob(
+            rule=error["rule"],
+            output=facts.get("output", "").split(", ")[0],
+            log=facts.get("log", "").removesuffix(" (check log file(s) for error details)"),
+            attempts=before + 1,
+            message="" if message == "None" else message,
+        )
+        # A cluster adds the log of its own.
+        failed[number] = error.start(), replace(job, log=job.log.split(", ")[0])
+    for end in JOB_ENDED.finditer(text):
+        if end["job"] in failed and failed[end["job"]][0] < end.start():
+            del failed[end["job"]]
+    return [job for _, job in failed.values()]
+
+
+def reason_of(job: FailedJob, directory: Path) -> str:
+    """Why a job failed: the end of its log, unless that tells of progress; else its message."""
+    log = directory / job.log
+    lines: list[str] = []
+    if job.log and log.is_file():
+        with log.open("rb") as file:
+            # Enough for any message; the log itself may be long.
+            file.seek(max(0, log.stat().st_size - 20_000))
+            lines = file.read().decode(errors="replace").splitlines()
+    lines = [line for line in lines if line.strip()]
+    at = max((i for i, line in enumerate(lines) if line.startswith("Bad input. ")), default=None)
+    if at is not None:
+        return " ".join(line.strip() for line in lines[at:])
+    if lines and not PROGRESS.match(lines[-1]):
+        return lines[-1].strip()
+    killed = "its log names no error, as when it is killed: out of memory?"
+    return f"{job.message} ({killed})" if job.message else killed
+
+
+def rerun_command(options: argparse.Namespace, output: str | None = None) -> str:
+    """The command that makes one file, or everything that is missing, in the user's way."""
+    if options.by_make:
+        words = {"CONFIG": options.config}
+        if options.profile != DEFAULT_PROFILE:
+            words["PROFILE"] = options.profile
+        elif options.cores != "all":
+            words["CORES"] = options.cores
+        if output is not None:
+            words["JOB"] = output
+        return "make run " + " ".join(
+            f"{name}={shlex.quote(word)}" for name, word in words.items()
+        )
+    command = ["python", "scripts/launch.py", "--config", options.config]
+    if options.profile != DEFAULT_PROFILE:
+        command += ["--profile", options.profile]
+    if options.cores is not None:
+        command += ["--cores", options.cores]
+    if output is not None:
+        command += ["--job", output]
+    return shlex.join(command)
+
+
+def mending_command(options: argparse.Namespace, job: FailedJob, reason: str) -> str:
+    """As :func:`rerun_command`, for one job: what its reason says to remove goes first."""
+    return " && ".join([*REMOVAL.findall(reason), rerun_command(options, job.output)])
+
+
+def report_failures(options: argparse.Namespace, directory: Path, earlier: set[Path]) -> None:
+    """Say which jobs of the run that has just ended failed, why, and how to run them again.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Of this run.
+    directory : Path
+        The working directory. All failed jobs go into its ``logs/failed.tsv``.
+    earlier : set of Path
+        Snakemake's logs before the run.
+    """
+    new = sorted(snakemake_logs(directory) - earlier)
+    # Jobs of a cluster are calls of Snakemake as well, and start later.
+    jobs = failed_jobs(new[0].read_text(encoding="utf-8", errors="replace")) if new else []
+    if not jobs:
+        return
+    table = directory / FAILED_JOBS
+    table.parent.mkdir(exist_ok=True)
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["rule", "output", "log", "attempts", "reason", "message", "command"])
+        for job in jobs:
+            reason, message = reason_of(job, directory), job.message
+            command = mending_command(options, job, reason)
+            writer.writerow(
+                [job.rule, job.output, job.log, job.attempts, reason, message, command]
+            )
+    count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    lines = [f"\ncondrand: {count} failed"]
+    for job in jobs[:MOST_SHOWN]:
+        times = f", {job.attempts} attempts" if job.attempts > 1 else ""
+        reason = reason_of(job, directory)
+        lines += [
+            f"\n  {job.output} ({job.rule}{times})",
+            f"    why    {shortened(reason)}",
+            f"    log    {job.log}",
+            f"    again  {mending_command(options, job, reason)}",
+        ]
+    if len(jobs) > MOST_SHOWN:
+        lines.append(f"\n  and {len(jobs) - MOST_SHOWN} more")
+    lines += [
+        f"\nAll of them are in {FAILED_JOBS}. What they would have made, and all that is missing,",
+        f"is made by\n  {rerun_command(options)}",
+    ]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """`text`, cut off where it is long."""
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
+def snakemake_logs(directory: Path) -> set[Path]:
+    """Snakemake's logs of all runs in a working directory."""
+    return set((directory / SNAKEMAKE_LOGS).glob("*.snakemake.log"))
+
+
+def print_plan(config_file: str, minutes: float, threads: int | None) -> int:
+    """Propose how to split the work of a config; give the exit code."""
+    # Only here: a run must start at once, and needs none of them.
+    from condrand.config import check_files, complete_config
+    from condrand.errors import InputError
+    from condrand.inputs.headers import read_shape
+    from condrand.io.past_runs import shard_times
+    from condrand.planner import Measured, plan_text, propose
+
+    schema = Path(__file__).resolve().parents[1] / "workflow/schemas/config.schema.yaml"
+    try:
+        config = complete_config(
+            yaml.safe_load(Path(config_file).read_text(encoding="utf-8")) or {},
+            yaml.safe_load(schema.read_text(encoding="utf-8")),
+            config_file,
+        )
+        check_files(config, config_file, config["screens"])
+        shapes = {screen: read_shape(config, screen) for screen in config["screens"]}
+    except InputError as error:
+        print(f"Bad configuration. {error}", file=sys.stderr)
+        return REFUSED
+    measured: dict[tuple[str, str], list[Measured]] = {}
+    for screen, analysis, job in shard_times("logs"):
+        measured.setdefault((screen, analysis), []).append(Measured(**job))
+    print(plan_text(propose(config, shapes, measured, minutes, threads), config_file), end="")
+    return 0
+
+
 def effects_tables(config: dict, directory: Path) -> list[Path]:
     """Give the effects tables that exist for the screens and analyses of a config.
 
@@ -342,7 +556,24 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--report", metavar="FILE", help="HTML report to make when all is done")
     parser.add_argument("--cores", metavar="N|all", help="default: what the profile says")
     parser.add_argument("--profile", metavar="DIR", default=DEFAULT_PROFILE)
-    return parser.parse_args(arguments), extra
+    parser.add_argument(
+        "--job", metavar="FILE", nargs="+", default=[], help="make these files alone, no report"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="propose how to split the work over jobs, run nothing"
+    )
+    parser.add_argument(
+        "--minutes", metavar="N", type=float, default=30.0, help="--plan: length of a shard job"
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="--plan: of a shard job; default: the config's"
+    )
+    # Commands are then named in its words.
+    parser.add_argument("--by-make", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.minutes <= 0 or (options.threads is not None and options.threads < 1):
+        parser.error("--minutes and --threads must be positive")
+    return options, extra
 
 
 def unlock(shared: list[str], run: Run) -> int:
@@ -368,6 +599,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not Path(options.config).is_file():
         print(f"condrand: there is no config file {options.config}", file=sys.stderr)
         return REFUSED
+    if options.plan:
+        return print_plan(options.config, options.minutes, options.threads)
     elsewhere = {"-s", "--snakefile", "-d", "--directory"}
     if any(word.split("=")[0] in elsewhere for word in extra):
         print(
@@ -378,11 +611,21 @@ def main(arguments: list[str] | None = None) -> int:
         return REFUSED
     shared = workflow_arguments(options.config, options.profile)
     cores = [] if options.cores is None else ["--cores", options.cores]
+    # Two dashes: options before may take any number of words.
+    wanted = ["--", *options.job] if options.job else []
     try:
         with run_of(Path(), options.config) as run:
-            code = unlock(shared, run) or run_snakemake([*shared, *cores, *extra], run)
-            if code != 0 or is_dry_run(extra):
+            earlier = snakemake_logs(Path())
+            code = unlock(shared, run) or run_snakemake([*shared, *cores, *extra, *wanted], run)
+            if is_dry_run(extra):
                 return code
+            # What it says of an earlier run holds no more.
+            FAILED_JOBS.unlink(missing_ok=True)
+            if code != 0:
+                report_failures(options, Path(), earlier)
+                return code
+            if options.job:
+                return 0
             if options.report is not None:
                 Path(options.report).parent.mkdir(parents=True, exist_ok=True)
                 code = run_captured(

@@ -45,7 +45,7 @@ def read_guides(
     found = where and as_matrix(file, where, len(cells), what, problems)
     names = _guide_names(file, settings, found, problems) if found else None
     carried = _read_calls(found, cells, names, problems) if found else None
-    target_of = _guide2gene(file, settings, problems)
+    target_of = read_guide2gene(file, settings, problems)
     if names is None or target_of is None:
         return None
     _check_same_guides(names, target_of, settings["guide2gene"], where, problems)
@@ -113,9 +113,10 @@ def _guide_names(
     return names if names_fit(names, where, found, "guide", mend, problems) else None
 
 
-def _guide2gene(
+def read_guide2gene(
     file: Group, settings: Mapping[str, Any], problems: Problems
 ) -> dict[str, str] | None:
+    """Target of each guide, or None and a problem."""
     where = find(file, settings["guide2gene"], "guide2gene", "guide to target gene", problems)
     if where is None:
         return None
