@@ -25,6 +25,13 @@ def within(quantity, reference, actual, expected, gate, relative=False):
     assert away.max() <= gate
 
 
+def near(quantity, case, actual, expected, gate):
+    """As `within`, the difference relative to the largest value expected."""
+    assert np.shape(actual) == expected.shape
+    scale = np.abs(expected).max() or 1.0
+    within(quantity, case, np.asarray(actual) / scale, np.asarray(expected) / scale, gate)
+
+
 def gate(quantity: str, source: str, found, expected, limit: float, relative: bool = False):
     """Print one row of the table of differences (pytest -s), and hold it to its limit.
 

@@ -18,6 +18,7 @@ from condrand.io.samples import read_samples
 from condrand.io.shards import read_arrays
 from condrand.io.states import States, read_states
 from condrand.io.tables import (
+    TSV_ROWS,
     UnitTables,
     read_parquet,
     read_text,
@@ -28,7 +29,7 @@ from condrand.io.tables import (
 )
 from condrand.normalize import CONTROL_WORDS, OF_RESIDUALS
 from condrand.residuals import trend_warnings
-from condrand.tables import TSV_ROWS, sort_effects, stack
+from condrand.tables import sort_effects, stack
 from condrand.units import NTC_GROUP, NTC_GUIDE, TARGET
 
 log = logging.getLogger(__name__)
@@ -343,7 +344,6 @@ def write_contrasts_summary(
     fdr : float
         Threshold of a discovery.
     """
-    folder = Path(summary).parent
     table = read_parquet(effects, _SUMMARIZED_LINEAR)
     before, after = read_samples(filtered, slice(0, 0)), read_samples(outcome, slice(0, 0))
     shrunk = read_tsv(moderation).set_index("name")["value"].astype(float)
@@ -370,13 +370,8 @@ def write_contrasts_summary(
             "variances of log counts without weights fall with expression, and one prior for all "
             "is too low for few counts: use `moderation.trend: true`, or `transform: voom`"
         )
-    lines += [("warning", text) for text in notes + linear_cautions(table)]
-    lines += [
-        ("effects", str(folder / "effects.tsv.gz")),
-        ("features", str(folder / "features.tsv.gz")),
-        ("figures", str(folder / "plots")),
-    ]
-    write_text(_lines_of(table, lines), summary)
+    files = {"features": "features.tsv.gz"}
+    _write_lines(table, lines, notes + linear_cautions(table), files, summary)
 
 
 def write_terms_summary(
@@ -396,7 +391,6 @@ def write_terms_summary(
     fdr : float
         Threshold of a discovery.
     """
-    folder = Path(summary).parent
     table = read_parquet(effects, _SUMMARIZED_LINEAR)
     of_terms = read_tsv(terms).fillna("")
     source = read_samples(samples, slice(0, 0)).words.get("source", "")
@@ -419,13 +413,8 @@ def write_terms_summary(
             f"there are {few} residual degrees of freedom: variances are hardly known, and only "
             "very large effects can be found. Add replicates, or borrow strength (engine limma)"
         )
-    lines += [("warning", text) for text in notes + linear_cautions(table)]
-    lines += [
-        ("effects", str(folder / "effects.tsv.gz")),
-        ("significant", str(folder / "significant.tsv")),
-        ("figures", str(folder / "plots")),
-    ]
-    write_text(_lines_of(table, lines), summary)
+    files = {"significant": "significant.tsv"}
+    _write_lines(table, lines, notes + linear_cautions(table), files, summary)
 
 
 def write_states_summary(
@@ -446,7 +435,6 @@ def write_states_summary(
     fdr : float
         Threshold of a discovery.
     """
-    folder = Path(summary).parent
     table, found = read_parquet(effects, _SUMMARIZED_GENES), read_states(states)
     key, arrays = read_arrays(abundance)
     of_fdr = read_tsv(fdr_table).set_index("what")["value"]
@@ -481,13 +469,7 @@ def write_states_summary(
     notes = f"{found.words.get('notes', '')}\n{key.get('notes', '')}".split("\n")
     notes = list(dict.fromkeys(note for note in notes if note))
     warnings = notes + states_cautions(table, found, arrays["log_fold_change"])
-    lines += [("warning", text) for text in warnings]
-    lines += [
-        ("effects", str(folder / "effects.tsv.gz")),
-        ("cells", str(folder / "cells.h5ad")),
-        ("figures", str(folder / "plots")),
-    ]
-    write_text(_lines_of(table, lines), summary)
+    _write_lines(table, lines, warnings, {"cells": "cells.h5ad"}, summary)
 
 
 def states_cautions(effects: pd.DataFrame, states: States, change: np.ndarray) -> list[str]:
@@ -588,10 +570,24 @@ def _sources_words(effects: pd.DataFrame) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sources.items()) or "none"
 
 
-def _lines_of(effects: pd.DataFrame, lines: list[tuple[str, str]]) -> str:
+def _write_lines(
+    effects: pd.DataFrame,
+    lines: list[tuple[str, str]],
+    warnings: list[str],
+    files: dict[str, str],
+    summary: str | Path,
+) -> None:
+    """Write lines about an analysis, then warnings, then where its files are."""
+    folder = Path(summary).parent
+    places = {"effects": "effects.tsv.gz", **files, "figures": "plots"}
+    lines = [
+        *lines,
+        *(("warning", text) for text in warnings),
+        *((what, str(folder / name)) for what, name in places.items()),
+    ]
     screen, analysis = effects["screen"].iloc[0], effects["analysis"].iloc[0]
     text = [f"{screen} / {analysis}", *(f"  {what:<12} {value}" for what, value in lines if value)]
-    return "\n".join(text) + "\n"
+    write_text("\n".join(text) + "\n", summary)
 
 
 def annotate(

@@ -25,8 +25,6 @@ CONTRACT = (
     "p_source",
 )
 NOTE = "note"
-# Rows of the readable copy: more than a spreadsheet opens; the Parquet table holds them all.
-TSV_ROWS = 1_000_000
 
 
 def effects_table(

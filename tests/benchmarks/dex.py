@@ -23,6 +23,8 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+from peers import median, refuse_without, versions_of, with_peers
+
 # The peers' interpreter runs this file too: what only one side has is imported by its functions.
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL, LABEL = "non-targeting", "target"
@@ -300,19 +302,6 @@ def peak_kib():
     raise OSError("no VmHWM in /proc/self/status")
 
 
-def versions_of(job):
-    """Versions of installed packages."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in job["names"]:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "-"
-    return found
-
-
 def work(job):
     """One job of a child process: its answer is the last line of the output."""
     sys.path.insert(0, str(ROOT / "scripts"))
@@ -432,13 +421,6 @@ class Runner:
         answer = json.loads(done.stdout.splitlines()[-1])
         answer["wall"] = answer.get("ended", time.time()) - began
         return answer
-
-
-def median(values):
-    """Median of a list."""
-    values = sorted(values)
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
 
 
 def ratio_text(peer, ours):
@@ -645,13 +627,8 @@ def parse():
     parser.add_argument("--features", type=int, default=1000)
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "peers")
-    parser.add_argument(
-        "--python", type=Path, default=ROOT / ".cache" / "peers" / "venv" / "bin" / "python"
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--peers-wanted", action="store_true", help="print requirements, stop")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return with_peers(parser)
 
 
 def main():
@@ -667,8 +644,8 @@ def main():
     unknown = set(peers) - {"illico", "pdex", "scanpy"}
     if unknown:
         raise SystemExit(f"--peers: there is no {', '.join(sorted(unknown))}")
-    if peers and not given.python.exists():
-        raise SystemExit(f"there is no {given.python}: run `make benchmark-dex`, or --peers none")
+    if peers:
+        refuse_without(given.python, "benchmark-dex")
     sizes = {name: SIZES[name] for name in given.sizes.split(",")} if not given.cells else {}
     if given.cells:
         sizes = {"own": (given.cells, given.features, given.targets)}

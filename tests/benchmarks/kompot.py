@@ -26,8 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dex import median, versions_of
 from linear import peak_kib
+from peers import median, refuse_without, versions_of, with_peers
 
 # kompot's interpreter runs this file too: what only one side has is imported by its functions.
 ROOT = Path(__file__).resolve().parents[2]
@@ -300,12 +300,7 @@ def parse():
     parser.add_argument("--tasks", default=",".join(TITLES), help="some of them")
     parser.add_argument("--threads", default="1,2", help="numbers of cores")
     parser.add_argument("--large", action="store_true", help=f"also 2 x {MANY_CELLS:,} cells")
-    parser.add_argument(
-        "--python", type=Path, default=ROOT / ".cache" / "peers" / "venv" / "bin" / "python"
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return with_peers(parser)
 
 
 def main():
@@ -318,10 +313,8 @@ def main():
     unknown = set(tasks) - TITLES.keys()
     if unknown:
         raise SystemExit(f"--tasks: there is no {', '.join(sorted(unknown))}")
-    if given.peers == KOMPOT and not given.python.exists():
-        raise SystemExit(
-            f"there is no {given.python}: run `make benchmark-kompot`, or --peers none"
-        )
+    if given.peers == KOMPOT:
+        refuse_without(given.python, "benchmark-kompot")
     names = [OURS] if given.peers == "none" else [OURS, KOMPOT]
     threads = [int(n) for n in given.threads.split(",")]
     found = {}

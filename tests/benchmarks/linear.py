@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dex import median, versions_of
+from peers import median, refuse_without, versions_of, with_peers
 
 # The peers' interpreter runs this file too: what only one side has is imported by its functions.
 ROOT = Path(__file__).resolve().parents[2]
@@ -611,12 +611,7 @@ def parse():
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--parts", default="voom,anova", help="of voom and anova")
     parser.add_argument("--generated-only", action="store_true", help="leave out real data")
-    parser.add_argument(
-        "--python", type=Path, default=ROOT / ".cache" / "peers" / "venv" / "bin" / "python"
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return with_peers(parser)
 
 
 def main():
@@ -629,10 +624,8 @@ def main():
     unknown = set(peers) - {"pylimma", "statsmodels"}
     if unknown:
         raise SystemExit(f"--peers: there is no {', '.join(sorted(unknown))}")
-    if peers and not given.python.exists():
-        raise SystemExit(
-            f"there is no {given.python}: run `make benchmark-linear`, or --peers none"
-        )
+    if peers:
+        refuse_without(given.python, "benchmark-linear")
     figures = {}
     with tempfile.TemporaryDirectory() as temporary:
         run = Runner(given.python.absolute(), given.rscript, Path(temporary))

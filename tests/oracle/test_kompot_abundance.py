@@ -13,7 +13,7 @@ from condrand.gp.density import Density, DensityPrior
 from condrand.gp.density_samples import DensitySamples
 from condrand.gp.dimension import chosen_rows, fractal_dimension
 from condrand.gp.neighbours import nearest_distances
-from references import within
+from references import near
 
 EXACT, STOCK = 1e-9, 1e-5
 OUTPUTS = (
@@ -32,21 +32,6 @@ CASES = {
     "da_lm_sv_sync": (True, None, True, True, 1.0, 0.05),
     "da_ls1_sv": (True, 1.0, True, True, 0.5, 0.2),
 }
-
-
-@pytest.fixture(scope="module")
-def ref(data_dir):
-    path = data_dir / "kompot" / "kompot_ref.npz"
-    if not path.exists():
-        pytest.skip(f"no references at {path}")
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
-
-
-def near(quantity, case, actual, expected, gate):
-    """Differences relative to the largest value expected."""
-    scale = np.abs(expected).max() or 1.0
-    within(quantity, case, np.asarray(actual) / scale, np.asarray(expected) / scale, gate)
 
 
 def conditions(ref):

@@ -11,7 +11,7 @@ import pytest
 from condrand.api.kompot import DifferentialExpression, SampleVarianceEstimator, compute_fdr
 from condrand.gp.neighbours import length_scale, nearest_distances
 from condrand.gp.null_genes import NullGenes
-from references import within
+from references import near
 
 EXACT, STOCK = 1e-9, 1e-5
 # Arguments of the class, of fit and of predict, beside the usual length scale and landmarks.
@@ -31,22 +31,6 @@ CASES = {
     "stock/de_lm": ({}, {"ls": "stock"}, {}),
     "stock/de_lm_sv": ({}, {"samples": True, "ls": "stock"}, {}),
 }
-
-
-@pytest.fixture(scope="module")
-def ref(data_dir):
-    path = data_dir / "kompot" / "kompot_ref.npz"
-    if not path.exists():
-        pytest.skip(f"no references at {path}")
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
-
-
-def near(quantity, case, actual, expected, gate):
-    """Differences relative to the largest value expected."""
-    assert np.shape(actual) == expected.shape
-    scale = np.abs(expected).max() or 1.0
-    within(quantity, case, np.asarray(actual) / scale, np.asarray(expected) / scale, gate)
 
 
 def cells_of(ref, condition):

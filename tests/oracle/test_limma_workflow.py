@@ -1,86 +1,27 @@
 """The steps of the limma engine, from counts to tables, against R limma on 12 samples."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from condrand.engines import limma_steps as steps
+from analyses import LIMMA_TESTS, LimmaFolder
 from condrand.io.samples import Samples, read_samples, write_samples
 from condrand.io.shards import read_arrays
-from condrand.io.tables import read_parquet, read_tsv
+from condrand.io.tables import read_tsv
 from references import read, within
 
 # Section 5 of the specification of linear models.
 E, WEIGHTS, SIGMA, T, LOG10_P, PRIOR, MDS = 1e-13, 1e-11, 1e-11, 1e-9, 1e-10, 1e-12, 1e-10
-FILTER = {
-    "transform": "counts",
-    "filter": {"method": "cpm", "min_count": 10, "groups": "immunophenotype"},
-    "normalization": "none",
-    "design": "~ 0 + immunophenotype",
-    "strip_prefix": True,
-    "colour": None,
-}
-VOOM = {
-    "transform": "voom",
-    "span": None,
-    "prior_count": 2.0,
-    "design": "~ 0 + immunophenotype",
-    "strip_prefix": True,
-    "array_weights": False,
-}
-TESTS = {
-    "contrasts": ["luminal - basal"],
-    "exact_contrasts": False,
-    "moderation": {"trend": False, "robust": False, "proportion": 0.01, "legacy": True},
-    "treat": None,
-    "decide": {"method": "separate", "adjust": "BH", "lfc": 0.0},
-}
-WRITTEN = {
-    "effects": "effects.parquet",
-    "effects_tsv": "effects.tsv.gz",
-    "features": "features.tsv.gz",
-    "calls": "calls.tsv",
-    "moderation": "moderation.tsv",
-}
-
-
-class Folder:
-    """Files of one analysis."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __getitem__(self, name):
-        return self.path / name
-
-    def filter(self, samples, **changes):
-        steps.filter_features(samples, self["filtered.h5ad"], FILTER | changes)
-        return self
-
-    def voom(self, filtered=None, threads=1, matrix=None, **changes):
-        source, made = filtered or self["filtered.h5ad"], self["outcome.h5ad"]
-        steps.voom_samples(source, matrix, made, VOOM | changes, threads)
-        return self
-
-    def test(self, n_shards=3, threads=1, fdr=0.05, **changes):
-        shards = [self[f"shard-{s:04d}.h5"] for s in range(n_shards)]
-        for s, shard in enumerate(shards):
-            steps.fit_shard(self["outcome.h5ad"], shard, (s, n_shards), threads)
-        written = {key: self[name] for key, name in WRITTEN.items()}
-        outcome, settings = self["outcome.h5ad"], TESTS | changes
-        steps.test_contrasts(outcome, shards, ("B", "L"), settings, fdr, written, threads)
-        return self
-
-    def bits(self):
-        return {name: self[name].read_bytes() for name in WRITTEN.values()}
-
-    @property
-    def effects(self):
-        return read_parquet(self["effects.parquet"])
-
-    @property
-    def prior(self):
-        return read_tsv(self["moderation.tsv"]).set_index("name")["value"]
+Folder = partial(
+    LimmaFolder,
+    labels=("B", "L"),
+    design="~ 0 + immunophenotype",
+    contrasts=["luminal - basal"],
+    groups="immunophenotype",
+    normalization="none",
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +43,8 @@ def filtered(samples, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_groups(filtered, tmp_path_factory):
-    return Folder(tmp_path_factory.mktemp("two_groups")).voom(filtered).test()
+    folder = Folder(tmp_path_factory.mktemp("two_groups")).voom(filtered)
+    return folder.test(folder.fit(3))
 
 
 def log10(p):
@@ -150,7 +92,7 @@ def test_log_counts_weights_and_trend_are_those_of_limma(limma, two_groups):
 
 def test_the_fits_of_the_shards_are_those_of_limma(limma, two_groups):
     table = read(limma / "limma_ref_seed_genes.csv.gz")
-    shards = [read_arrays(two_groups[f"shard-{s:04d}.h5"])[1] for s in range(3)]
+    shards = [read_arrays(two_groups[f"shard-3-{s}.h5"])[1] for s in range(3)]
     joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     within("sigma", "seed_genes", joined["sigma"], table["sigma"], SIGMA, True)
     for k, name in enumerate(["basal", "luminal"]):
@@ -260,7 +202,7 @@ def test_other_moderation_is_limmas(limma, two_groups, tmp_path, variant, change
     folder = Folder(tmp_path)
     folder["outcome.h5ad"].write_bytes(two_groups["outcome.h5ad"].read_bytes())
     if "treat" not in changes:
-        changes = {"moderation": TESTS["moderation"] | changes}
+        changes = {"moderation": LIMMA_TESTS["moderation"] | changes}
     folder.test(**changes)
     effects = folder.effects
     assert np.count_nonzero(effects["call"]) == known[f"seed.{variant}.n_sig"]
@@ -283,7 +225,7 @@ def test_log_counts_per_million_and_their_tests_are_those_of_edger_and_limma(
     within("t", source, ours["statistic"], table["plain_t"], T)
     within("log10 p", source, ours["neg_log10_p"], log10(table["plain_p"]), LOG10_P)
     within("B", source, ours["log_odds"], table["plain_B"], T)
-    folder.test(moderation=TESTS["moderation"] | {"trend": True, "robust": True})
+    folder.test(moderation=LIMMA_TESTS["moderation"] | {"trend": True, "robust": True})
     ours = folder.effects
     within("t", f"{source}, robust", ours["statistic"], table["t"], T)
     within("log10 p", f"{source}, robust", ours["neg_log10_p"], log10(table["p_value"]), LOG10_P)
@@ -299,6 +241,7 @@ def test_factors_of_the_libraries_are_those_of_edger(limma, samples, tmp_path):
 
 @pytest.mark.parametrize(("n_shards", "threads"), [(1, 1), (1, 2), (3, 2), (40, 1)])
 def test_no_bit_depends_on_shards_or_threads(two_groups, filtered, tmp_path, n_shards, threads):
-    made = Folder(tmp_path).voom(filtered, threads=threads).test(n_shards, threads)
+    made = Folder(tmp_path).voom(filtered, threads=threads)
+    made.test(made.fit(n_shards, threads), threads)
     assert made["outcome.h5ad"].read_bytes() == two_groups["outcome.h5ad"].read_bytes()
     assert made.bits() == two_groups.bits()

@@ -8,7 +8,6 @@ import logging
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from condrand.kernels.linear import LANES
@@ -18,25 +17,6 @@ from references import gate
 
 EXACT = 1e-11  # relative: the gate of sigma and standard errors
 ABSOLUTE = 1e-9  # the gate of coefficients, which may be near 0
-
-
-@pytest.fixture(scope="module")
-def limma(data_dir):
-    """Read a reference table by the end of its name; identifiers become the index."""
-
-    def read(name, index="EntrezGeneID"):
-        path = data_dir / "limma" / name
-        table = pd.read_csv(path, float_precision="round_trip")
-        return table.set_index(index) if index in table else table
-
-    return read
-
-
-@pytest.fixture(scope="module")
-def groups(limma):
-    """Cell means of basal and luminal samples."""
-    luminal = (limma("gse60450_targets.csv").immunophenotype == "luminal").to_numpy(float)
-    return np.column_stack([1 - luminal, luminal])
 
 
 def names_of(n, letter="g"):
@@ -59,10 +39,13 @@ def assert_same_bits(one, other, rows=slice(None)):
 
 
 @pytest.mark.parametrize("tag", ["seed", "v354"])
-def test_two_groups_are_those_of_limma(limma, groups, tag):
-    E, weights = limma(f"limma_ref_{tag}_E.csv.gz"), limma(f"limma_ref_{tag}_weights.csv.gz")
+def test_two_groups_are_those_of_limma(limma_table, groups, tag):
+    E, weights = (
+        limma_table(f"limma_ref_{tag}_E.csv.gz"),
+        limma_table(f"limma_ref_{tag}_weights.csv.gz"),
+    )
     source = f"limma_ref_{tag}_genes.csv.gz"
-    genes = limma(source)
+    genes = limma_table(source)
     fit = lm_fit(E.to_numpy(), groups, list(E.index), ["basal", "luminal"], weights.to_numpy())
     assert (fit.df_residual == genes.df_residual).all()
     gate("Amean", source, fit.amean, genes.Amean, 1e-13)
@@ -81,13 +64,13 @@ def test_two_groups_are_those_of_limma(limma, groups, tag):
 
 
 @pytest.mark.parametrize("model", ["sixgroup", "additive"])
-def test_several_contrasts_are_those_of_limma(limma, model):
-    counts = limma("gse60450_counts.csv.gz")
-    design = limma(f"limma_ref_{model}_design.csv", "sample")
-    contrasts = limma(f"limma_ref_{model}_contrasts.csv", "coef")
-    covariance = limma(f"limma_ref_{model}_covcoef.csv", "contrast")
+def test_several_contrasts_are_those_of_limma(limma_table, model):
+    counts = limma_table("gse60450_counts.csv.gz")
+    design = limma_table(f"limma_ref_{model}_design.csv", "sample")
+    contrasts = limma_table(f"limma_ref_{model}_contrasts.csv", "coef")
+    covariance = limma_table(f"limma_ref_{model}_covcoef.csv", "contrast")
     source = f"limma_ref_{model}.csv.gz"
-    genes = limma(source)
+    genes = limma_table(source)
     kept = counts.loc[genes.index]
     assert len(kept) == len(genes) == 14453
     made = voom(kept.to_numpy(), design.to_numpy())
@@ -111,25 +94,31 @@ def test_several_contrasts_are_those_of_limma(limma, model):
 
 
 @pytest.mark.parametrize("tag", ["adaptive", "half"])
-def test_the_small_fits_are_those_of_limma(limma, groups, tag):
+def test_the_small_fits_are_those_of_limma(limma_table, groups, tag):
     source = f"limma_ref_small_{tag}_genes.csv"
-    genes, weights = limma(source), limma(f"limma_ref_small_{tag}_weights.csv").to_numpy()
-    fit = fitted(limma("limma_ref_small_E.csv").to_numpy(), groups, weights)
+    genes, weights = (
+        limma_table(source),
+        limma_table(f"limma_ref_small_{tag}_weights.csv").to_numpy(),
+    )
+    fit = fitted(limma_table("limma_ref_small_E.csv").to_numpy(), groups, weights)
     found = contrasts_fit(fit, [-1, 1], ["d"])
     gate("sigma, rel", source, found.sigma, genes.sigma, EXACT, True)
     gate("contrast stdev, rel", source, found.stdev_unscaled[:, 0], genes.su, EXACT, True)
     gate("logFC", source, found.coefficients[:, 0], genes.logFC, ABSOLUTE)
 
 
-def test_the_small_additive_fit_is_that_of_limma(limma):
+def test_the_small_additive_fit_is_that_of_limma(limma_table):
     source = "limma_ref_small_additive.csv"
-    genes = limma(source)
-    design = limma("limma_ref_small_additive_design.csv")
+    genes = limma_table(source)
+    design = limma_table("limma_ref_small_additive_design.csv")
     # The weights are those of the two-group voom.
-    E, weights = limma("limma_ref_small_E.csv"), limma("limma_ref_small_adaptive_weights.csv")
+    E, weights = (
+        limma_table("limma_ref_small_E.csv"),
+        limma_table("limma_ref_small_adaptive_weights.csv"),
+    )
     names = list(design.columns)
     fit = lm_fit(E.to_numpy(), design.to_numpy(), list(E.index), names, weights.to_numpy())
-    expected = limma("limma_ref_small_additive_contrasts.csv")
+    expected = limma_table("limma_ref_small_additive_contrasts.csv")
     contrasts, names = make_contrasts(list(expected.columns), list(design.columns))
     assert np.array_equal(contrasts, expected)
     found = contrasts_fit(fit, contrasts, names)
@@ -140,10 +129,10 @@ def test_the_small_additive_fit_is_that_of_limma(limma):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_missing_values_are_treated_as_by_limma(limma, groups, weighted):
+def test_missing_values_are_treated_as_by_limma(limma_table, groups, weighted):
     source = f"limma_ref_small_na_{'wtd' if weighted else 'unw'}.csv"
-    genes, E = limma(source), limma("limma_ref_small_E_na.csv").to_numpy()
-    weights = limma("limma_ref_small_adaptive_weights.csv").to_numpy() if weighted else None
+    genes, E = limma_table(source), limma_table("limma_ref_small_E_na.csv").to_numpy()
+    weights = limma_table("limma_ref_small_adaptive_weights.csv").to_numpy() if weighted else None
     found = contrasts_fit(fitted(E, groups, weights), [-1, 1], ["d"])
     assert {0, 4, 10} < set(genes.df)
     gate("df", source, found.df_residual, genes.df, 0.0)
@@ -153,10 +142,10 @@ def test_missing_values_are_treated_as_by_limma(limma, groups, weighted):
     gate("logFC", source, found.coefficients[:, 0], genes.logFC, ABSOLUTE)
 
 
-def test_a_column_too_many_is_dropped_as_by_limma(limma, groups, caplog):
-    scalars = limma("limma_ref_small_scalars.csv").set_index(["key", "idx"]).value
+def test_a_column_too_many_is_dropped_as_by_limma(limma_table, groups, caplog):
+    scalars = limma_table("limma_ref_small_scalars.csv").set_index(["key", "idx"]).value
     expected = scalars["rankdef.first_row_coef"].to_numpy(float)
-    E = limma("limma_ref_small_E.csv").to_numpy()
+    E = limma_table("limma_ref_small_E.csv").to_numpy()
     design = np.column_stack([np.ones(12), groups])
     with caplog.at_level(logging.WARNING):
         fit = lm_fit(E, design, names_of(len(E)), ["Intercept", "basal", "luminal"])

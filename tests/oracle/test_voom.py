@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from condrand.linear.fit import lm_fit
@@ -16,29 +15,10 @@ EXACT = 1e-11  # relative: the gate of weights
 
 
 @pytest.fixture(scope="module")
-def limma(data_dir):
-    """Read a reference table by the end of its name; identifiers become the index."""
-
-    def read(name, index="EntrezGeneID"):
-        path = data_dir / "limma" / name
-        table = pd.read_csv(path, float_precision="round_trip")
-        return table.set_index(index) if index in table else table
-
-    return read
-
-
-@pytest.fixture(scope="module")
-def groups(limma):
-    """Cell means of basal and luminal samples."""
-    luminal = (limma("gse60450_targets.csv").immunophenotype == "luminal").to_numpy(float)
-    return np.column_stack([1 - luminal, luminal])
-
-
-@pytest.fixture(scope="module")
-def kept(limma):
+def kept(limma_table):
     """Counts of the 14,453 genes that pass the filter."""
-    genes = limma("limma_ref_seed_genes.csv.gz").index
-    return limma("gse60450_counts.csv.gz").loc[genes].to_numpy()
+    genes = limma_table("limma_ref_seed_genes.csv.gz").index
+    return limma_table("gse60450_counts.csv.gz").loc[genes].to_numpy()
 
 
 def case(n_genes=300, n=9, seed=0):
@@ -69,16 +49,16 @@ def slow_voom(counts, design, library, span):
 
 
 @pytest.mark.parametrize("tag", ["seed", "v354"])
-def test_voom_is_that_of_limma(limma, groups, kept, tag):
+def test_voom_is_that_of_limma(limma_table, groups, kept, tag):
     name = f"limma_ref_{tag}_{{}}.csv.gz"
-    scalars = limma("limma_ref_scalars.csv").set_index("key").value
+    scalars = limma_table("limma_ref_scalars.csv").set_index("key").value
     made = voom(kept, groups, span=None if tag == "seed" else 0.5)
     gate("span", "scalars", made.span, scalars[f"{tag}.span"], 1e-15)
     assert np.array_equal(made.lib_size, kept.sum(axis=0))
-    gate("E", name.format("E"), made.E, limma(name.format("E")), 1e-13)
-    weights = limma(name.format("weights"))
+    gate("E", name.format("E"), made.E, limma_table(name.format("E")), 1e-13)
+    weights = limma_table(name.format("weights"))
     gate("weights, rel", name.format("weights"), made.weights, weights, EXACT, True)
-    points, line = limma(name.format("voom_xy")), limma(name.format("voom_line"))
+    points, line = limma_table(name.format("voom_xy")), limma_table(name.format("voom_line"))
     gate("points x", name.format("voom_xy"), made.points_x, points.x, 1e-13)
     gate("points y, rel", name.format("voom_xy"), made.points_y, points.y, EXACT, True)
     gate("line x", name.format("voom_line"), made.line_x, line.x, 1e-13)
@@ -86,25 +66,25 @@ def test_voom_is_that_of_limma(limma, groups, kept, tag):
 
 
 @pytest.mark.parametrize("tag", ["adaptive", "half"])
-def test_voom_of_300_genes_is_that_of_limma(limma, groups, tag):
-    counts = limma("limma_ref_small_counts.csv").to_numpy()
-    scalars = limma("limma_ref_small_scalars.csv").set_index("key").value
+def test_voom_of_300_genes_is_that_of_limma(limma_table, groups, tag):
+    counts = limma_table("limma_ref_small_counts.csv").to_numpy()
+    scalars = limma_table("limma_ref_small_scalars.csv").set_index("key").value
     made = voom(counts, groups, span=None if tag == "adaptive" else 0.5)
     gate("span", "small_scalars", made.span, float(scalars[f"{tag}.span"]), 1e-15)
-    gate("E", "limma_ref_small_E.csv", made.E, limma("limma_ref_small_E.csv"), 1e-13)
+    gate("E", "limma_ref_small_E.csv", made.E, limma_table("limma_ref_small_E.csv"), 1e-13)
     source = f"limma_ref_small_{tag}_weights.csv"
-    gate("weights, rel", source, made.weights, limma(source), EXACT, True)
+    gate("weights, rel", source, made.weights, limma_table(source), EXACT, True)
     source = f"limma_ref_small_{tag}_voomline.csv"
-    gate("line x", source, made.line_x, limma(source).x, 1e-13)
-    gate("line y, rel", source, made.line_y, limma(source).y, EXACT, True)
+    gate("line x", source, made.line_x, limma_table(source).x, 1e-13)
+    gate("line y, rel", source, made.line_y, limma_table(source).y, EXACT, True)
     source = f"limma_ref_small_{tag}_genes.csv"
-    gate("points x", source, made.points_x, limma(source).sx, 1e-13)
-    gate("points y, rel", source, made.points_y, limma(source).sy, EXACT, True)
+    gate("points x", source, made.points_x, limma_table(source).sx, 1e-13)
+    gate("points y, rel", source, made.points_y, limma_table(source).sy, EXACT, True)
 
 
-def test_sample_weights_are_those_of_limma(limma, groups, kept):
+def test_sample_weights_are_those_of_limma(limma_table, groups, kept):
     source = "limma_ref_arrayweights.csv"
-    expected = limma(source)
+    expected = limma_table(source)
     made = voom_with_quality_weights(kept, groups)
     words = "voom with quality weights, rel"
     gate(words, source, made.sample_weights, expected.sample_weight_voomqw, EXACT, True)

@@ -8,30 +8,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from analyses import STATES, load_conditions
 from condrand.engines.kompot_states import place_cells
 from condrand.errors import InputError
 from condrand.io.states import read_states
-from condrand.screen import load_screen
 
 N_CELLS = 80
-SETTINGS = {
-    "outcome": {
-        **{"key": "X", "transform": "auto", "library_size": None, "target_sum": 1e4},
-    },
-    "condition": "treatment",
-    "levels": ["ctrl", "stim"],
-    "sample": None,
-    "embedding": {
-        **{"key": None, "method": "pca", "n_components": 3, "n_features": 100},
-        "n_neighbors": 15,
-    },
-    "plot_embedding": None,
-    "n_landmarks": 20,
-    "length_scale": None,
-    "ls_factor": 10.0,
-    "sample_variance": "auto",
-    "min_cells": 10,
-}
 
 
 @pytest.fixture
@@ -57,21 +39,11 @@ def place(data, tmp_path):
     """Load the data and place its cells; give the states."""
 
     def run(embeddings=("X_pca", "X_one"), load_levels=("ctrl", "stim"), **changes):
-        settings = {**SETTINGS, **changes}
+        settings = {**STATES, **changes}
         data.write_h5ad(tmp_path / "user.h5ad")
-        groupings = [
-            {"groupby": column, "targets": targets, "control": "rest", "control_group": None}
-            for column, targets in (("treatment", list(load_levels)), ("donor", "all"))
-        ]
-        needs = {
-            **{"guides": False, "covariates": False, "targets": [], "controls": False},
-            **{"ntc_cells": False, "batch_keys": [], "groupings": groupings},
-            "embeddings": list(embeddings),
-        }
         stored = tmp_path / "screen.h5ad"
-        load_screen(
-            *(tmp_path / "user.h5ad", {"ntc_labels": [], "program_names": "program_names"}),
-            *([settings["outcome"]], needs, 1, stored, tmp_path / "targets.tsv"),
+        load_conditions(
+            tmp_path / "user.h5ad", stored, settings["outcome"], embeddings, load_levels
         )
         place_cells(stored, tmp_path / "states.h5ad", tmp_path / "sizes.tsv", settings, 1)
         return read_states(tmp_path / "states.h5ad")
@@ -99,7 +71,7 @@ def says(message, *words):
 
 
 def states_from(key, **more):
-    return {"embedding": {**SETTINGS["embedding"], "key": key, **more}}
+    return {"embedding": {**STATES["embedding"], "key": key, **more}}
 
 
 # States
@@ -202,7 +174,7 @@ def test_features_that_are_all_constant_are_refused(refusal, data):
 
 def test_fewer_components_than_wanted_are_told(place, data):
     data.X = data.X @ sp.diags((np.arange(30) < 2).astype(np.float32))
-    outcome = {**SETTINGS["outcome"], "transform": "none"}
+    outcome = {**STATES["outcome"], "transform": "none"}
     states = place(**states_from(None, n_components=5), outcome=outcome)
     assert states.x.shape == (N_CELLS, 2)
     says(states.words["notes"], "components vary, not the 5")

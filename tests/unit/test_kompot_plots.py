@@ -423,10 +423,8 @@ def places_of(folder, *names):
     }
 
 
-def test_the_steps_write_every_figure(analysis):
-    folder, _, _ = analysis
-    files = places_of(folder, "abundance_volcano", "abundance_embedding")
-    draw_abundance(folder / "states.h5ad", folder / "abundance.h5", ("screen", "kompot"), files)
+def genes_drawn(folder):
+    """Do the step of the genes; give the figures."""
     genes = places_of(folder, "expression_volcano", "mahalanobis", "panels", "p_histogram")
     draw_genes(
         folder / "effects.parquet",
@@ -436,6 +434,14 @@ def test_the_steps_write_every_figure(analysis):
         0.05,
         genes,
     )
+    return genes
+
+
+def test_the_steps_write_every_figure(analysis):
+    folder, _, _ = analysis
+    files = places_of(folder, "abundance_volcano", "abundance_embedding")
+    draw_abundance(folder / "states.h5ad", folder / "abundance.h5", ("screen", "kompot"), files)
+    genes = genes_drawn(folder)
     for path in (*files.values(), *genes.values()):
         assert path.stat().st_size > 1000
     assert "Component 1" in read_text(files["abundance_embedding_svg"])
@@ -450,15 +456,7 @@ def test_the_steps_take_an_analysis_without_a_null(analysis):
         {"genes": []},
         {"condition1": np.empty((100, 0)), "condition2": np.empty((100, 0))},
     )
-    genes = places_of(folder, "expression_volcano", "mahalanobis", "panels", "p_histogram")
-    draw_genes(
-        folder / "effects.parquet",
-        folder / "null_distances.tsv.gz",
-        folder / "panels.h5",
-        folder / "states.h5ad",
-        0.05,
-        genes,
-    )
+    genes = genes_drawn(folder)
     assert "there is no gene to draw" in read_text(genes["panels_svg"])
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from analyses import STATES, load_conditions
 from condrand.api.kompot import DifferentialAbundance, DifferentialExpression
 from condrand.engines.kompot import exchanges, n_exchanges, units_of_samples
 from condrand.engines.kompot_states import place_cells
@@ -29,7 +30,6 @@ from condrand.io.tables import read_tsv
 from condrand.local_fdr import local_fdr
 from condrand.outcomes.expression import log1p_cpm
 from condrand.plan import FEATURES_PER_BLOCK
-from condrand.screen import load_screen
 from condrand.tables import CONTRACT
 
 N_CELLS, N_GENES = 190, FEATURES_PER_BLOCK + 28
@@ -40,24 +40,11 @@ WRITTEN = {
     **{"null_distances": "null_distances.tsv.gz", "fdr": "fdr.tsv"},
 }
 SETTINGS = {
-    "outcome": {
-        **{"key": "X", "transform": "auto", "library_size": None, "target_sum": 1e4},
-    },
-    "condition": "treatment",
-    "levels": ["ctrl", "stim"],
-    "sample": None,
-    "embedding": {
-        **{"key": None, "method": "pca", "n_components": 4, "n_features": 100},
-        "n_neighbors": 15,
-    },
-    "plot_embedding": None,
+    **STATES,
+    "embedding": {**STATES["embedding"], "n_components": 4},
     "n_landmarks": 24,
-    "length_scale": None,
-    "ls_factor": 10.0,
     "sigma": 1.0,
-    "sample_variance": "auto",
     "empirical_variance": False,
-    "min_cells": 10,
     "cov_combine": "sum",
     "abundance": {"threshold": 0.3, "ptp": 0.2, "synchronize": True},
     "null": {"kind": "genes", "count": 600, "threshold": 0.05},
@@ -92,17 +79,6 @@ def make_screen():
 
 
 SCREEN = make_screen()
-
-
-def grouping(column, targets):
-    return {"groupby": column, "targets": targets, "control": "rest", "control_group": None}
-
-
-NEEDS = {
-    **{"guides": False, "covariates": False, "targets": [], "controls": False},
-    **{"ntc_cells": False, "batch_keys": [], "embeddings": ["X_umap"]},
-    "groupings": [grouping("treatment", ["ctrl", "stim"]), grouping("donor", "all")],
-}
 
 
 class Steps:
@@ -153,11 +129,7 @@ def screen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kompot")
     SCREEN.write_h5ad(folder / "user.h5ad")
     stored = folder / "screen.h5ad"
-    settings = {"ntc_labels": [], "program_names": "program_names"}
-    outcomes = [SETTINGS["outcome"]]
-    load_screen(
-        *(folder / "user.h5ad", settings, outcomes, NEEDS, 1, stored, folder / "targets.tsv")
-    )
+    load_conditions(folder / "user.h5ad", stored, SETTINGS["outcome"], ["X_umap"])
     return stored
 
 

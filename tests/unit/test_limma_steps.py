@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condrand.engines import limma_steps as steps
+from analyses import LIMMA_TESTS, LimmaFolder
 from condrand.engines.limma import moderation_table, row_groups, sample_weights
 from condrand.errors import InputError, Problems
 from condrand.io.samples import Samples, read_samples, write_samples
 from condrand.io.shards import ShardError
-from condrand.io.tables import read_parquet, read_tsv
+from condrand.io.tables import read_tsv
 from condrand.linear.counts import filter_by_expr, log_cpm
 from condrand.linear.design import model_matrix
 from condrand.linear.fit import contrasts_fit, lm_fit, make_contrasts
@@ -32,36 +32,6 @@ TABLE = pd.DataFrame(
     },
     index=[f"s{i}" for i in range(N)],
 )
-FILTER = {
-    "transform": "counts",
-    "filter": {"method": "cpm", "min_count": 10, "groups": None},
-    "normalization": "tmm",
-    "design": "~ 0 + group",
-    "strip_prefix": True,
-    "colour": None,
-}
-VOOM = {
-    "transform": "voom",
-    "span": None,
-    "prior_count": 2.0,
-    "design": "~ 0 + group",
-    "strip_prefix": True,
-    "array_weights": False,
-}
-TESTS = {
-    "contrasts": {"a_vs_b": "a - b"},
-    "exact_contrasts": False,
-    "moderation": {"trend": False, "robust": False, "proportion": 0.01, "legacy": True},
-    "treat": None,
-    "decide": {"method": "separate", "adjust": "BH", "lfc": 0.0},
-}
-WRITTEN = {
-    "effects": "effects.parquet",
-    "effects_tsv": "effects.tsv.gz",
-    "features": "features.tsv.gz",
-    "calls": "calls.tsv",
-    "moderation": "moderation.tsv",
-}
 
 
 def counts(n_features=N_FEATURES, seed=0):
@@ -84,55 +54,17 @@ def expression(n_features=N_FEATURES, missing=False):
     return values
 
 
-class Folder:
+class Folder(LimmaFolder):
     """Files of one analysis of small samples."""
 
     def __init__(self, path):
-        self.path = path
-
-    def __getitem__(self, name):
-        return self.path / name
+        super().__init__(path, ("S", "A"), "~ 0 + group", {"a_vs_b": "a - b"})
 
     def samples(self, values, table=TABLE):
         names = [f"g{g}" for g in range(len(values))]
         words = {"source": "a table", "is_counts": True}
         write_samples(self["samples.h5ad"], Samples(values, names, table, {}, words))
         return self
-
-    def filter(self, matrix=None, **changes):
-        settings = FILTER | changes
-        settings["filter"] = FILTER["filter"] | changes.get("filter", {})
-        steps.filter_features(
-            self["samples.h5ad"], self["filtered.h5ad"], settings, design_matrix=matrix
-        )
-        return self
-
-    def voom(self, threads=1, matrix=None, **changes):
-        steps.voom_samples(
-            self["filtered.h5ad"], matrix, self["outcome.h5ad"], VOOM | changes, threads
-        )
-        return self
-
-    def fit(self, n_shards=2, threads=1):
-        shards = [self[f"shard-{n_shards}-{s}.h5"] for s in range(n_shards)]
-        for s, shard in enumerate(shards):
-            steps.fit_shard(self["outcome.h5ad"], shard, (s, n_shards), threads)
-        return shards
-
-    def test(self, shards=None, threads=1, fdr=0.05, **changes):
-        written = {key: self[name] for key, name in WRITTEN.items()}
-        shards = self.fit() if shards is None else shards
-        steps.test_contrasts(
-            self["outcome.h5ad"], shards, ("S", "A"), TESTS | changes, fdr, written, threads
-        )
-        return self
-
-    def bits(self):
-        return {name: self[name].read_bytes() for name in WRITTEN.values()}
-
-    @property
-    def effects(self):
-        return read_parquet(self["effects.parquet"])
 
 
 @pytest.fixture
@@ -259,7 +191,7 @@ def test_infinite_prior_degrees_of_freedom_have_a_median():
     fit = lm_fit(expression(20), np.ones((N, 1)), [f"g{i}" for i in range(20)], ["m"])
     fit = e_bayes(fit)
     object.__setattr__(fit, "df_prior", np.full(20, np.inf))
-    table = moderation_table(fit, N, None, TESTS).set_index("name")["value"]
+    table = moderation_table(fit, N, None, LIMMA_TESTS).set_index("name")["value"]
     assert table["df_prior"] == np.inf and "df_prior_min" not in table.index
 
 
@@ -491,10 +423,10 @@ def test_every_bad_contrast_is_named_before_a_shard_is_read(counted, folder):
         folder.test(
             ["no such shard"],
             contrasts={"one": "aa - b", "two": "2 * (", "three": "a + 1", "four": "a - b"},
-            moderation=TESTS["moderation"] | {"robust": True, "legacy": False},
+            moderation=LIMMA_TESTS["moderation"] | {"robust": True, "legacy": False},
         )
     with complaint("hold twice", "needs an F test"):
-        decide = TESTS["decide"] | {"method": "nestedF"}
+        decide = LIMMA_TESTS["decide"] | {"method": "nestedF"}
         folder.test(["none"], contrasts=["a - b", "a - b"], treat=0.5, decide=decide)
     assert not folder["effects.parquet"].exists()
 

@@ -186,6 +186,12 @@ def copy_of_finished(finished: Folder, tmp_path: Path) -> Folder:
     return finished.copy(tmp_path / "run")
 
 
+@pytest.fixture
+def copy_of_done(done: Folder, tmp_path: Path) -> Folder:
+    """The complete run `done` of a file of tests, to be changed."""
+    return done.copy(tmp_path / "run")
+
+
 def copy_checkout(folder: Path) -> Path:
     """A checkout of its own below a folder, under a path with a space."""
     place = folder / "a checkout"

@@ -96,12 +96,6 @@ def done(screen, tmp_path_factory, folder_at):
     return folder
 
 
-@pytest.fixture
-def copy_of_done(done, tmp_path):
-    """The complete run, to be changed."""
-    return done.copy(tmp_path / "run")
-
-
 # What is planned and made
 
 

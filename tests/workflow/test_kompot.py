@@ -85,12 +85,6 @@ def done(screen, tmp_path_factory, folder_at):
     return folder
 
 
-@pytest.fixture
-def copy_of_done(done, tmp_path):
-    """The complete run, to be changed."""
-    return done.copy(tmp_path / "run")
-
-
 def below(*files):
     return {f"{K}/{file}" for file in files}
 

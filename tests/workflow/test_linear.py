@@ -125,12 +125,6 @@ def done(inputs, tmp_path_factory, folder_at):
     return folder
 
 
-@pytest.fixture
-def copy_of_done(done, tmp_path):
-    """The complete run, to be changed."""
-    return done.copy(tmp_path / "run")
-
-
 def below(analysis, *files):
     return {f"{analysis}/{file}" for file in files}
 

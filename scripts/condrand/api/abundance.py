@@ -3,8 +3,8 @@
 import logging
 
 import numpy as np
-import pandas as pd
 
+from condrand.api.cell_states import NO_SAMPLES, NOT_FITTED, cells_of, check_numbers, samples_of
 from condrand.errors import Problems
 from condrand.gp.abundance import Abundance
 from condrand.gp.density import Density, DensityPrior
@@ -88,10 +88,7 @@ class DifferentialAbundance:
             if given is not None and not isinstance(given, kind):
                 mend = f"give the {key} of a fitted DifferentialAbundance, a {kind.__name__}."
                 problems.add(key, f"is a {type(given).__name__}", mend)
-        if n_landmarks is not None and (n_landmarks < 0 or n_landmarks == 1):
-            problems.add("n_landmarks", f"is {n_landmarks}", "it is 2 or more, or None for none.")
-        if batch_size is not None and batch_size < 0:
-            problems.add("batch_size", f"is {batch_size}", "it is 1 or more, or None.")
+        check_numbers(n_landmarks, batch_size, problems)
         problems.report()
         self.log_fold_change_threshold = log_fold_change_threshold
         self.ptp_threshold = ptp_threshold
@@ -180,11 +177,11 @@ class DifferentialAbundance:
             For input that cannot be used, with every fault of it.
         """
         problems = Problems("DifferentialAbundance.fit")
-        first = _cells(X_condition1, "X_condition1", problems)
-        features = None if first is None else first.shape[1]
-        second = _cells(X_condition2, "X_condition2", problems, features)
+        first = cells_of(X_condition1, "X_condition1", problems)
+        like = None if first is None else first.shape[1], "X_condition1"
+        second = cells_of(X_condition2, "X_condition2", problems, *like)
         if landmarks is not None:
-            landmarks = _cells(landmarks, "landmarks", problems, features)
+            landmarks = cells_of(landmarks, "landmarks", problems, *like)
         if optimizer not in _OPTIMIZERS:
             what = f"is {optimizer!r}"
             problems.add("optimizer", what, "it is 'newton', or 'lbfgs' for kompot's numbers.")
@@ -247,14 +244,14 @@ class DifferentialAbundance:
             Before :meth:`fit`, and for states that do not fit it.
         """
         if self.density_predictor1 is None or self.density_predictor2 is None:
-            raise ValueError("Model not fitted. Call fit() first.")
+            raise ValueError(NOT_FITTED)
         samples = (None, None)
         if self.use_sample_variance is not False:
             samples = (self.variance_predictor1, self.variance_predictor2)
         if self.use_sample_variance and not _any(samples):
-            raise ValueError(_NO_SAMPLES)
+            raise ValueError(NO_SAMPLES)
         problems = Problems("DifferentialAbundance.predict")
-        points = _cells(X_new, "X_new", problems)
+        points = cells_of(X_new, "X_new", problems)
         problems.report()
         threshold = log_fold_change_threshold
         change = Abundance((self.density_predictor1, self.density_predictor2), samples).predict(
@@ -288,9 +285,9 @@ class DifferentialAbundance:
         if self.use_sample_variance is False:
             return None, None
         if self.use_sample_variance and not _any(given) and not _any(self._given_variances):
-            problems.add("use_sample_variance", "is True without samples", _NO_SAMPLES)
+            problems.add("use_sample_variance", "is True without samples", NO_SAMPLES)
         first, second = (
-            _labels(labels, f"condition{i}_sample_indices", x, problems)
+            samples_of(labels, f"condition{i}_sample_indices", x, problems)
             for i, (labels, x) in enumerate(zip(given, cells, strict=True), 1)
         )
         return first, second
@@ -298,43 +295,3 @@ class DifferentialAbundance:
 
 def _any(pair: tuple[object, object]) -> bool:
     return pair[0] is not None or pair[1] is not None
-
-
-_NO_SAMPLES = (
-    "use_sample_variance=True needs condition1_sample_indices or condition2_sample_indices in "
-    "fit(), or a variance_predictor."
-)
-
-
-def _cells(
-    values: object, key: str, problems: Problems, features: int | None = None
-) -> np.ndarray | None:
-    """Cells by features, float64; None where they are something else."""
-    cells = np.ascontiguousarray(values, np.float64)
-    if cells.ndim != 2 or 0 in cells.shape:
-        problems.add(key, f"has shape {cells.shape}", "give cells by features, with some of each.")
-        return None
-    if features is not None and cells.shape[1] != features:
-        what = f"has {cells.shape[1]} features, X_condition1 {features}"
-        problems.add(key, what, "give all in the same space.")
-    bad = np.flatnonzero(~np.isfinite(cells).all(axis=1))
-    if bad.size:
-        what = f"{bad.size} cells have a missing or infinite value, first in row {bad[0]}"
-        problems.add(key, what, "leave these cells out.")
-    return cells
-
-
-def _labels(
-    values: object, key: str, cells: np.ndarray | None, problems: Problems
-) -> np.ndarray | None:
-    """Sample of each cell; None where none are given, or the cells are useless."""
-    if values is None or cells is None:
-        return None
-    labels = np.asarray(values)
-    if labels.shape != (len(cells),):
-        what = f"has shape {labels.shape} for {len(cells)} cells"
-        problems.add(key, what, "give one sample per cell.")
-    elif pd.isna(labels).any():
-        what = f"{int(pd.isna(labels).sum())} cells have no sample"
-        problems.add(key, what, "name their sample, or leave these cells out.")
-    return labels

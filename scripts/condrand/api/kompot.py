@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.api.abundance import DifferentialAbundance
+from condrand.api.cell_states import NO_SAMPLES, NOT_FITTED, cells_of, check_numbers, samples_of
 from condrand.errors import Problems, listed, nearest
 from condrand.gp.covariance import CELLS_AT_ONCE
 from condrand.gp.density import DensityPrior
@@ -41,11 +42,6 @@ _FULL_UP_TO = 5000
 _NULL_AT_ONCE = 500
 # A covariance of cells for each gene is for a look at a few of them.
 _LARGEST_COVARIANCE = 2**30
-_NOT_FITTED = "Model not fitted. Call fit() first."
-_NO_SAMPLES = (
-    "use_sample_variance=True needs condition1_sample_indices or condition2_sample_indices in "
-    "fit(), or a variance_predictor."
-)
 _BY_CELL = ("condition1_smoothed", "condition2_smoothed", "fold_change", "fold_change_zscores")
 
 
@@ -135,10 +131,7 @@ class DifferentialExpression:
             _variance_of(given, f"variance_predictor{i}", problems)
             for i, given in enumerate((variance_predictor1, variance_predictor2), 1)
         )
-        if n_landmarks is not None and (n_landmarks < 0 or n_landmarks == 1):
-            problems.add("n_landmarks", f"is {n_landmarks}", "it is 2 or more, or None for none.")
-        if batch_size is not None and batch_size < 0:
-            problems.add("batch_size", f"is {batch_size}", "it is 1 or more, or None.")
+        check_numbers(n_landmarks, batch_size, problems)
         if not (np.isfinite(eps) and eps > 0.0):
             problems.add("eps", f"is {eps}", "it is a small number above 0, such as 1e-8.")
         if cov_combine not in COMBINATIONS:
@@ -234,11 +227,11 @@ class DifferentialExpression:
             For input that cannot be used, with every fault of it.
         """
         problems = Problems("DifferentialExpression.fit")
-        first = _cells(X_condition1, "X_condition1", problems)
+        first = cells_of(X_condition1, "X_condition1", problems)
         features = None if first is None else first.shape[1]
-        second = _cells(X_condition2, "X_condition2", problems, features)
+        second = cells_of(X_condition2, "X_condition2", problems, features)
         if landmarks is not None:
-            landmarks = _cells(landmarks, "landmarks", problems, features)
+            landmarks = cells_of(landmarks, "landmarks", problems, features)
         x = first, second
         y, genes = _expression(y_condition1, y_condition2, x, problems)
         labels = condition1_sample_indices, condition2_sample_indices
@@ -249,7 +242,7 @@ class DifferentialExpression:
             samples = _samples(labels, x, min_cells, allow_single_condition_variance, problems)
             none = all(given is None for given in (*labels, *self._given_variances))
             if self.use_sample_variance and none:
-                problems.add("use_sample_variance", "is True without samples", _NO_SAMPLES)
+                problems.add("use_sample_variance", "is True without samples", NO_SAMPLES)
         problems.report()
 
         if ls is None:
@@ -329,7 +322,7 @@ class DifferentialExpression:
         model = self._fitted()
         problems = Problems("DifferentialExpression.predict")
         features = model.functions[0].inducing.points.shape[1]
-        points = _cells(X_new, "X_new", problems, features)
+        points = cells_of(X_new, "X_new", problems, features)
         for name in outputs or ():
             if name not in _BY_CELL:
                 mend = f"{nearest(name, _BY_CELL)}choose from {listed(_BY_CELL)}."
@@ -392,13 +385,13 @@ class DifferentialExpression:
         first = model.functions[0]
         features = first.inducing.points.shape[1]
         if landmarks_override is not None:
-            points = _cells(landmarks_override, "landmarks_override", problems, features)
+            points = cells_of(landmarks_override, "landmarks_override", problems, features)
         elif use_landmarks and first.inner is not None:
             points = first.inducing.points
         elif X_new is None:
             problems.add("X_new", "is missing", "give points: the model has no landmarks to use.")
         else:
-            points = _cells(X_new, "X_new", problems, features)
+            points = cells_of(X_new, "X_new", problems, features)
         problems.report()
         distances = model.mahalanobis(points, self.eps, self.cov_combine)
         self.mahalanobis_distances = distances
@@ -458,7 +451,7 @@ class DifferentialExpression:
         if self.use_sample_variance is False:
             return None, None
         if self.use_sample_variance and variances == (None, None):
-            raise ValueError(_NO_SAMPLES)
+            raise ValueError(NO_SAMPLES)
         return variances
 
     def _take(self, model: ExpressionModel, genes: pd.Index | None) -> None:
@@ -470,7 +463,7 @@ class DifferentialExpression:
     def _fitted(self) -> ExpressionModel:
         """The model; ValueError where there is none."""
         if self._model is None:
-            raise ValueError(_NOT_FITTED)
+            raise ValueError(NOT_FITTED)
         return self._model
 
     def _forget(self) -> None:
@@ -544,11 +537,11 @@ class SampleVarianceEstimator:
                 f"{nearest(name, _SETTINGS[kind])}choose from {listed(sorted(_SETTINGS[kind]))}."
             )
             problems.add("estimator_kwargs", f"has {name!r}", mend)
-        cells = _cells(X, "X", problems)
+        cells = cells_of(X, "X", problems)
         given = settings.get("landmarks")
         features = None if cells is None else cells.shape[1]
         if given is not None:
-            given = _cells(given, "landmarks", problems, features)
+            given = cells_of(given, "landmarks", problems, features)
         if grouping_vector is None:
             problems.add("grouping_vector", "is missing", "give the sample of each cell.")
         elif cells is not None and np.shape(grouping_vector) != (len(cells),):
@@ -604,9 +597,9 @@ class SampleVarianceEstimator:
             G is 1 for densities.
         """
         if self.samples is None:
-            raise RuntimeError(_NOT_FITTED)
+            raise RuntimeError(NOT_FITTED)
         problems = Problems("SampleVarianceEstimator.predict")
-        points = _cells(X_new, "X_new", problems)
+        points = cells_of(X_new, "X_new", problems)
         problems.report()
         density = self.estimator_type == "density"
         n_genes = 1 if density else self.samples.models[0].n_genes
@@ -675,24 +668,6 @@ def _variance_of(given: object, key: str, problems: Problems) -> SampleVariance 
     return held
 
 
-def _cells(
-    values: object, key: str, problems: Problems, features: int | None = None
-) -> np.ndarray | None:
-    """Cells by features, float64; None where they are something else."""
-    cells = np.ascontiguousarray(values, np.float64)
-    if cells.ndim != 2 or 0 in cells.shape:
-        problems.add(key, f"has shape {cells.shape}", "give cells by features, with some of each.")
-        return None
-    if features is not None and cells.shape[1] != features:
-        what = f"has {cells.shape[1]} features, the other cells {features}"
-        problems.add(key, what, "give all in the same space.")
-    bad = np.flatnonzero(~np.isfinite(cells).all(axis=1))
-    if bad.size:
-        what = f"{bad.size} cells have a missing or infinite value, first in row {bad[0]}"
-        problems.add(key, what, "leave these cells out.")
-    return cells
-
-
 def _matrix(
     values: object, key: str, cells: np.ndarray | None, problems: Problems
 ) -> "np.ndarray | sp.spmatrix | None":
@@ -746,19 +721,8 @@ def _samples(
     """Samples of each condition; one that has too few of them may borrow the other's variance."""
     found = []
     for i, (given, x) in enumerate(zip(labels, cells, strict=True), 1):
-        key = f"condition{i}_sample_indices"
-        found.append(None)
-        if given is None or x is None:
-            continue
-        values = np.asarray(given)
-        if values.shape != (len(x),):
-            what = f"has shape {values.shape} for {len(x)} cells"
-            problems.add(key, what, "give one sample per cell.")
-        elif pd.isna(values).any():
-            what = f"{int(pd.isna(values).sum())} cells have no sample"
-            problems.add(key, what, "name their sample, or leave these cells out.")
-        else:
-            found[-1] = Samples.of(values, len(x), min_cells)
+        values = samples_of(given, f"condition{i}_sample_indices", x, problems)
+        found.append(None if values is None else Samples.of(values, len(x), min_cells))
     short = [i for i, groups in enumerate(found, 1) if groups is not None and not groups.enough]
     can_borrow = any(groups is not None and groups.enough for groups in found)
     for i in short:

@@ -19,10 +19,9 @@ from condrand.engines.anova import (
 from condrand.errors import Problems
 from condrand.io.outcome import read_features
 from condrand.io.samples import Samples, read_samples
-from condrand.io.shards import check_shards, read_arrays, write_arrays
-from condrand.io.tables import write_parquet, write_tsv
+from condrand.io.shards import read_shards, write_arrays
+from condrand.io.tables import write_effects, write_tsv
 from condrand.plan import FEATURES_PER_BLOCK, n_feature_blocks, run_of_shard
-from condrand.tables import TSV_ROWS
 from condrand.version import RESULTS_VERSION
 
 log = logging.getLogger(__name__)
@@ -101,14 +100,9 @@ def anova_effects(
     """
     head, model = _model(samples, settings)
     features = read_features(samples)
-    read = [read_arrays(path) for path in shards]
-    keys = [key for key, _ in read]
-    check_shards(shards, keys, _shard_key(head, settings), n_feature_blocks(len(features)))
-    in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
-    table = effects(labels, features, _joined([read[i][1] for _, i in in_order]), model)
-    write_parquet(table, written["effects"])
-    by_p = table.sort_values("neg_log10_p", ascending=False, kind="stable")
-    write_tsv(by_p.head(TSV_ROWS), written["effects_tsv"])
+    read = read_shards(shards, _shard_key(head, settings), n_feature_blocks(len(features)))
+    table = effects(labels, features, _joined(read), model)
+    write_effects(table, written["effects"], written["effects_tsv"])
     listed = significant_features(table, settings["significant"], fdr)
     write_tsv(listed, written["significant"])
     terms = terms_table(table, model, fdr)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from condrand.engines.stored_values import transform_of
 from condrand.groups import Control
 from condrand.guide_counts import GuideCounts
 from condrand.io.blocks import block_matrices, open_screen, outcome_name
@@ -17,7 +18,6 @@ from condrand.io.comparisons import Comparisons, write_comparisons
 from condrand.io.h5ad import read
 from condrand.io.outcome import read_treated
 from condrand.io.tables import write_tsv
-from condrand.outcomes.expression import automatic
 from condrand.tables import units_table
 from condrand.units import (
     CONTROLS,
@@ -227,18 +227,7 @@ def _control_words(settings: Mapping[str, Any], n_cells: int) -> str:
 def _values(file: h5py.File, settings: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
     """Library sizes, and what the values are."""
     outcome = settings["outcome"]
-    name = outcome_name(outcome["key"])
-    (first, *_) = block_matrices(file, outcome["key"])
-    transform = outcome["transform"]
-    if transform == "auto":
-        transform = automatic(first.kind == "csr")
-    library = np.zeros(0)
-    if transform == "log_normalize":
-        column = outcome["library_size"]
-        source = f"sums.{name}" if column is None else f"library_size.{column}"
-        library = read(file, f"obsm/{source}").ravel().astype(np.float64)
-        # A cell without counts holds zeros alone, whatever they are divided by.
-        library = np.where(library > 0, library, 1.0)
+    transform, library = transform_of(file, outcome)
     values = {
         "log_normalize": f"counts per {outcome['target_sum']:,g}",
         "logged": "expm1 of the stored values",
@@ -250,7 +239,7 @@ def _values(file: h5py.File, settings: Mapping[str, Any]) -> tuple[np.ndarray, d
         "transform": transform,
         "target_sum": float(outcome["target_sum"]),
         "values": values[transform],
-        "is_counts": bool(read(file, f"uns/is_counts.{name}")),
+        "is_counts": bool(read(file, f"uns/is_counts.{outcome_name(outcome['key'])}")),
     }
     return library, words
 

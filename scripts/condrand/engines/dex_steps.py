@@ -14,7 +14,7 @@ from condrand.io.blocks import block_matrices, open_screen
 from condrand.io.comparisons import Comparisons, read_comparisons
 from condrand.io.h5ad import Matrix
 from condrand.io.outcome import read_features
-from condrand.io.shards import check_shards, read_arrays, write_arrays
+from condrand.io.shards import read_shards, write_arrays
 from condrand.io.tables import write_parquet_parts
 from condrand.outcomes.expression import log1p_cpm
 from condrand.plan import n_feature_blocks, run_of_shard
@@ -137,12 +137,9 @@ def merge_batch(
     """
     shared, features = read_comparisons(outcome), read_features(outcome)
     units = np.flatnonzero(shared.batch == batch)
-    read = [read_arrays(path) for path in shards]
-    keys = [key for key, _ in read]
     expected = _shard_key(shared, units, settings["test"])
-    check_shards(shards, keys, expected, n_feature_blocks(len(features)))
-    in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
-    joined = Sums.of_features([Sums.from_arrays(read[i][1]) for _, i in in_order])
+    read = read_shards(shards, expected, n_feature_blocks(len(features)))
+    joined = Sums.of_features([Sums.from_arrays(arrays) for arrays in read])
     how = Settings(
         settings["test"],
         MEASURES[shared.words["transform"]],

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.engines.kompot import effect_scale, is_constant, n_exchanges, units_of_samples
+from condrand.engines.stored_values import transform_of
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.gp.covariance import Inducing
 from condrand.gp.expression import MOST_POINTS
@@ -27,7 +28,7 @@ from condrand.outcomes.embedding import (
     most_variable,
     principal_components,
 )
-from condrand.outcomes.expression import automatic, log1p_cpm
+from condrand.outcomes.expression import log1p_cpm
 from condrand.plan import FEATURES_PER_BLOCK
 
 log = logging.getLogger(__name__)
@@ -319,18 +320,8 @@ def _values(
 ) -> tuple[Values, dict[str, Any]]:
     """What stored values stand for, and this in words."""
     outcome = settings["outcome"]
-    name = outcome_name(outcome["key"])
-    (first, *_) = block_matrices(file, outcome["key"])
-    transform = outcome["transform"]
-    if transform == "auto":
-        transform = automatic(first.kind == "csr")
-    library = np.zeros(0)
-    if transform == "log_normalize":
-        column = outcome["library_size"]
-        source = f"sums.{name}" if column is None else f"library_size.{column}"
-        library = read(file, f"obsm/{source}").ravel().astype(np.float64)[cells]
-        # A cell without counts holds zeros alone, whatever they are divided by.
-        library = np.where(library > 0, library, 1.0)
+    transform, library = transform_of(file, outcome)
+    library = library[cells] if library.size else library
     target_sum = float(outcome["target_sum"])
     values = {
         "log_normalize": f"log(1 + counts per {target_sum:,g})",

@@ -27,11 +27,10 @@ from condrand.gp.covariance import Inducing
 from condrand.gp.density import DensityPrior
 from condrand.gp.null_genes import NullGenes
 from condrand.io.blocks import block_matrices, open_screen
-from condrand.io.shards import check_shards, read_arrays, write_arrays
+from condrand.io.shards import read_arrays, read_shards, write_arrays
 from condrand.io.states import States, read_states, write_results
-from condrand.io.tables import read_parquet, write_parquet, write_tsv
+from condrand.io.tables import read_parquet, write_effects, write_tsv
 from condrand.plan import FEATURES_PER_BLOCK, n_feature_blocks, run_of_shard
-from condrand.tables import TSV_ROWS
 from condrand.version import RESULTS_VERSION
 
 log = logging.getLogger(__name__)
@@ -394,10 +393,8 @@ def test_genes(
         )
     except ValueError as error:
         raise InputError(f"{states}: {error}\n      -> set `null_distances.count: 0`.") from error
-    write_parquet(table, written["effects"])
     # Distances tell apart genes whose p values are the same.
-    by_distance = table.sort_values("statistic", ascending=False, kind="stable")
-    write_tsv(by_distance.head(TSV_ROWS), written["effects_tsv"])
+    by_distance = write_effects(table, written["effects"], written["effects_tsv"], "statistic")
     names = np.array(shared.features, dtype=object)[distances["gene"]]
     nulls_table = pd.DataFrame({"gene": names, "distance": distances["mahalanobis"]})
     write_tsv(nulls_table, written["null_distances"])
@@ -411,11 +408,8 @@ def _joined(
     paths: list[str | Path], expected: Mapping[str, Any], n_blocks: int, names: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     """Arrays of all shards, one after the other."""
-    read = [read_arrays(path) for path in paths]
-    keys = [key for key, _ in read]
-    check_shards(paths, keys, expected, n_blocks)
-    in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
-    return {name: np.concatenate([read[i][1][name] for _, i in in_order]) for name in names}
+    read = read_shards(paths, expected, n_blocks)
+    return {name: np.concatenate([part[name] for part in read]) for name in names}
 
 
 # Cells

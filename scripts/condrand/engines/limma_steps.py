@@ -27,8 +27,8 @@ from condrand.engines.limma import (
 )
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.io.samples import Samples, read_samples, write_samples
-from condrand.io.shards import check_shards, read_arrays, write_arrays
-from condrand.io.tables import read_table, write_parquet, write_tsv
+from condrand.io.shards import read_shards, write_arrays
+from condrand.io.tables import read_table, write_effects, write_tsv
 from condrand.linear.counts import log2_cpm, log_cpm, norm_factors
 from condrand.linear.densities import sample_densities
 from condrand.linear.design import replication
@@ -37,7 +37,6 @@ from condrand.linear.mds import plot_mds
 from condrand.linear.voom import voom
 from condrand.linear.weights import array_weights, voom_with_quality_weights
 from condrand.plan import FEATURES_PER_BLOCK, n_feature_blocks, run_of_shard
-from condrand.tables import TSV_ROWS
 from condrand.version import RESULTS_VERSION
 
 log = logging.getLogger(__name__)
@@ -495,9 +494,7 @@ def test_contrasts(
         observed &= np.isfinite(weights) & (weights > 0.0)
     sides = sample_weights(design.to_numpy(), contrasts)
     table = effects(*labels, fit, observed, sides, calls)
-    write_parquet(table, written["effects"])
-    by_p = table.sort_values("neg_log10_p", ascending=False, kind="stable")
-    write_tsv(by_p.head(TSV_ROWS), written["effects_tsv"])
+    write_effects(table, written["effects"], written["effects_tsv"])
     write_tsv(features_table(fit), written["features"])
     counted = calls_table(fit, calls)
     write_tsv(counted, written["calls"])
@@ -515,12 +512,9 @@ def test_contrasts(
 
 def _joined(outcome: str | Path, shards: list[str | Path], data: Samples, threads: int) -> Fit:
     """The fits of all shards as one."""
-    read = [read_arrays(path) for path in shards]
-    keys = [key for key, _ in read]
     expected = _shard_key(data.words["digest"])
-    check_shards(shards, keys, expected, n_feature_blocks(len(data.features)))
-    in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
-    parts = {name: np.concatenate([read[i][1][name] for _, i in in_order]) for name in _PARTS}
+    read = read_shards(shards, expected, n_feature_blocks(len(data.features)))
+    parts = {name: np.concatenate([part[name] for part in read]) for name in _PARTS}
     shared = _fit(read_samples(outcome, slice(0, 0)), threads)
     weights = data.arrays.get("weights")
     return replace(shared, **parts, features=data.features, weights=weights)

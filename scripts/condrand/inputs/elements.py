@@ -17,6 +17,9 @@ from condrand.io.h5ad import (
     read,
 )
 
+# Folders whose matrices have the features of `var`.
+OF_FEATURES = ("X", "layers", "raw")
+
 
 def texts(values: Any) -> list[str]:
     """Names as text, whatever array or bytes they are stored as; a missing name is empty."""
@@ -78,6 +81,18 @@ def check_unique(names: list[str], where: str, what: str, mend: str, problems: P
         problems.add(
             where, f"{twice.size} {what} names occur more than once: {quoted(twice)}", mend
         )
+
+
+def column_names(file: Group, found: Matrix) -> tuple[list[str] | None, str]:
+    """Names that the columns of a matrix have, None for none, and where they are."""
+    if found.columns is not None:
+        return found.columns, found.where
+    folder = found.where.split("/")[0]
+    if folder not in OF_FEATURES:
+        return None, found.where
+    var = "raw/var" if folder == "raw" else "var"
+    where = f"{var}/{file[var].attrs.get('_index', '_index')}"
+    return texts(read(file, where)), where
 
 
 def names_fit(

@@ -11,8 +11,10 @@ import scipy.sparse as sp
 
 from condrand.errors import Problems, listed, quoted
 from condrand.inputs.elements import (
+    OF_FEATURES,
     Faults,
     as_matrix,
+    column_names,
     find,
     names_fit,
     obs_column,
@@ -77,14 +79,8 @@ def copy_outcome(
 def _feature_names(
     file: Group, settings: Mapping[str, Any], found: Matrix, problems: Problems
 ) -> list[str] | None:
-    folder = found.where.split("/")[0]
-    if found.columns is not None:
-        names, where = found.columns, found.where
-    elif folder in ("X", "layers", "raw"):
-        var = "raw/var" if folder == "raw" else "var"
-        where = f"{var}/{file[var].attrs.get('_index', '_index')}"
-        names = texts(read(file, where))
-    else:
+    names, where = column_names(file, found)
+    if names is None:
         key = settings["program_names"]
         where = locate(file, key)
         if where is None:
@@ -94,7 +90,7 @@ def _feature_names(
             return [f"program_{k}" for k in range(found.shape[1])]
         names = texts(read(file, where))
     what, mend = "program", "make the names unique."
-    if folder in ("X", "layers", "raw"):
+    if found.where.split("/")[0] in OF_FEATURES:
         what, mend = "feature", "use `adata.var_names_make_unique()`."
     return names if names_fit(names, where, found, what, mend, problems) else None
 

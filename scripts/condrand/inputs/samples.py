@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from condrand.errors import InputError, Problems, listed, nearest, quoted
 from condrand.guide_counts import targets_per_cell
 from condrand.inputs.cell_groups import categorical, group_by, tidy_column, used_levels
-from condrand.inputs.elements import as_matrix, find, obs_column, obs_columns, texts
+from condrand.inputs.elements import as_matrix, column_names, find, obs_column, obs_columns, texts
 from condrand.inputs.guides import read_guides
 from condrand.inputs.sample_values import ValueChecks
 from condrand.io.h5ad import Group, Matrix, read
@@ -301,14 +301,8 @@ def _matrix(
     found = where and as_matrix(file, where, n_rows, what, problems)
     if not found:
         return None, pd.Index([])
-    folder = where.split("/")[0]
-    if found.columns is not None:
-        names, where = found.columns, found.where
-    elif folder in ("X", "layers", "raw"):
-        var = "raw/var" if folder == "raw" else "var"
-        where = f"{var}/{file[var].attrs.get('_index', '_index')}"
-        names = texts(read(file, where))
-    else:
+    names, where = column_names(file, found)
+    if names is None:
         log.info("no names of the columns of %s: they are numbered", where)
         names = [f"{where.split('/')[-1]}_{k}" for k in range(found.shape[1])]
     features = pd.Index(names, dtype=object)

@@ -128,6 +128,29 @@ def check_shards(
         raise ShardError("; ".join(faults))
 
 
+def read_shards(
+    paths: list[str | Path], expected: Mapping[str, Any], n_blocks: int
+) -> list[dict[str, np.ndarray]]:
+    """Arrays of all shards but the empty ones, in the order of their blocks.
+
+    Parameters
+    ----------
+    paths : list of str or pathlib.Path
+    expected, n_blocks
+        As of :func:`check_shards`.
+
+    Raises
+    ------
+    ShardError
+        If a shard is missing, damaged, foreign, or overlaps another.
+    """
+    read = [read_arrays(path) for path in paths]
+    keys = [key for key, _ in read]
+    check_shards(paths, keys, expected, n_blocks)
+    in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
+    return [read[i][1] for _, i in in_order]
+
+
 def _redo(path: str | Path) -> str:
     return f"Remove it and give the same command again: rm '{path}'"
 

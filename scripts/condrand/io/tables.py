@@ -19,6 +19,8 @@ from condrand.io.atomic import replacing
 # What a user's table may hold for a missing value. "None" is a level like any other.
 _MISSING = ["", "NA", "NaN", "nan", "N/A", "#N/A", "<NA>"]
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", " ": "blanks"}
+# Rows of the readable copy: more than a spreadsheet opens; the Parquet table holds them all.
+TSV_ROWS = 1_000_000
 
 
 def write_tsv(table: pd.DataFrame, path: str | Path, decimals: int = 10) -> None:
@@ -46,6 +48,29 @@ def write_parquet(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table as Parquet, every bit of its floats kept."""
     with replacing(path) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def write_effects(
+    table: pd.DataFrame, parquet: str | Path, tsv: str | Path, by: str = "neg_log10_p"
+) -> pd.DataFrame:
+    """Write a table of effects, and its readable copy.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    parquet, tsv : str or pathlib.Path
+        Files to write: all rows as they are, and the largest :data:`TSV_ROWS` by a column.
+    by : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        The readable copy: the largest first.
+    """
+    write_parquet(table, parquet)
+    first = table.sort_values(by, ascending=False, kind="stable").head(TSV_ROWS)
+    write_tsv(first, tsv)
+    return first
 
 
 def write_parquet_parts(parts: Iterable[pd.DataFrame], path: str | Path) -> None:

@@ -12,8 +12,7 @@ from condrand.plots.cell_states import (
     directions,
     not_drawn,
 )
-from condrand.plots.points import thin_grid
-from condrand.plots.volcano import MARGIN, largest
+from condrand.plots.volcano import MARGIN, draw_points, largest
 
 _TAIL = "−log₁₀ posterior tail probability"
 # As volcano plots of tests: heights above the first make the axis logarithmic from the second on.
@@ -80,20 +79,7 @@ def abundance_volcano(
         panel.axvline(edge, **lines)
     size = float(np.clip(100.0 / np.sqrt(x.size), 1.0, 2.5))
     for gid, colour, rows in directions(direction):
-        # Where points lie on the page decides which of them lie on others.
-        places = panel.transScale.transform(np.column_stack([x[rows], y[rows]]))
-        at = rows[thin_grid(*places.T)] if rows.size else rows
-        panel.plot(
-            x[at],
-            y[at],
-            "o",
-            color=colour,
-            markersize=size,
-            markeredgewidth=0,
-            gid=gid,
-            zorder=2,
-            rasterized=at.size > style.MAX_VECTOR_POINTS,
-        )
+        draw_points(panel, x, y, rows, color=colour, markersize=size, gid=gid, zorder=2)
     direction_legend(figure, direction, levels, title)
     return figure
 

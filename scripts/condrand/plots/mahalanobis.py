@@ -22,6 +22,7 @@ from condrand.plots.volcano import (
     draw_tests,
     largest,
     legend,
+    line_guides,
     place_volcano,
     threshold,
     volcano_kind,
@@ -106,7 +107,7 @@ def mahalanobis(effects: pd.DataFrame, null: np.ndarray, *, fdr: float) -> Figur
     kind = Kind(
         (effect_label(table), _DISTANCE),
         partial(_frame_distances, low=low, high=high),
-        partial(_null_line, line=line),
+        partial(line_guides, line=line),
         ("<", ">"),
     )
     if table.empty:
@@ -153,16 +154,6 @@ def _frame_distances(panel: Axes, table: pd.DataFrame, *, low: float, high: floa
     width = largest(table["x"].to_numpy(np.float64))
     panel.set_xlim(-MARGIN * width, MARGIN * width)
     style.log_axis(panel, "y", low, high)
-
-
-def _null_line(panel: Axes, *, line: float | None) -> np.ndarray:
-    """Draw the guides of a panel, and give points on the line, shape (n, 2)."""
-    panel.axvline(0.0, color=style.GUIDE_COLOUR, linewidth=style.LINE / 2, zorder=1)
-    if line is None:
-        return np.empty((0, 2))
-    panel.axhline(line, linestyle="--", color=style.GUIDE_COLOUR, gid="threshold", zorder=1)
-    along = np.linspace(*panel.get_xlim(), 60)
-    return np.column_stack([along, np.full(along.size, line)])
 
 
 def _histograms(panel: Axes, distances: np.ndarray, null: np.ndarray, line: float | None) -> None:

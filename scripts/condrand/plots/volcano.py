@@ -1,6 +1,6 @@
 """Volcano plots: size of the effect against its significance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -297,7 +297,7 @@ def volcano_kind(table: pd.DataFrame, line: float | None) -> Kind:
     return Kind(
         (effect_label(table), style.LOG10_P + compressed),
         _frame_volcano,
-        partial(_volcano_guides, line=line),
+        partial(line_guides, line=line),
         ("<", ">"),
     )
 
@@ -360,11 +360,6 @@ def draw_tests(
     outside = table["beyond"].to_numpy(bool)
     lower = table["effect"].to_numpy(np.float64) < 0.0
 
-    def thin(at: np.ndarray) -> np.ndarray:
-        # Where points lie on the page decides which of them lie on others.
-        places = panel.transScale.transform(np.column_stack([x[at], y[at]]))
-        return thin_grid(*places.T, **thinned)
-
     classes = zip(
         ("other", "lower", "higher"),
         _classes(table, fdr),
@@ -372,38 +367,60 @@ def draw_tests(
         strict=True,
     )
     for gid, rows, colour in classes:
+        look = {"color": colour, "zorder": 2 if gid == "other" else 3, "max_vector": max_vector}
         at = np.flatnonzero(rows & ~outside)
-        at = at[thin(at)]
-        panel.plot(
-            x[at],
-            y[at],
-            "o",
-            color=colour,
-            markersize=size,
-            markeredgewidth=0,
-            gid=gid,
-            zorder=2 if gid == "other" else 3,
-            rasterized=at.size > max_vector,
-        )
+        at = draw_points(panel, x, y, at, thinned, markersize=size, gid=gid, **look)
         drawn.append(np.column_stack([x[at], y[at]]))
+        look |= {"markersize": 1.4 * size, "gid": f"{gid}-beyond"}
         for marker, side in zip(kind.markers, (lower, ~lower), strict=True):
             at = np.flatnonzero(rows & outside & side)
             if not at.size:
                 continue
-            at = at[thin(at)]
-            panel.plot(
-                x[at],
-                y[at],
-                marker,
-                color=colour,
-                markersize=1.4 * size,
-                markeredgewidth=0,
-                gid=f"{gid}-beyond",
-                zorder=2 if gid == "other" else 3,
-                rasterized=at.size > max_vector,
-            )
+            at = draw_points(panel, x, y, at, thinned, marker=marker, **look)
             drawn.append(np.column_stack([x[at], y[at]]))
     return np.concatenate(drawn)
+
+
+def draw_points(
+    panel: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    at: np.ndarray,
+    thinned: Mapping[str, int] | None = None,
+    *,
+    max_vector: int = style.MAX_VECTOR_POINTS,
+    marker: str = "o",
+    **look: object,
+) -> np.ndarray:
+    """Draw some points, but for those that would lie on others.
+
+    Parameters
+    ----------
+    panel
+        Changed in place; its limits are final.
+    x, y : float64 array, shape (n_points,)
+        Coordinates of all points.
+    at : int array
+        Those to draw.
+    thinned
+        Arguments of :func:`thin_grid`.
+    max_vector
+        More points than these are embedded in a vector file as an image.
+    marker, **look
+        As of :meth:`matplotlib.axes.Axes.plot`.
+
+    Returns
+    -------
+    int array
+        The points drawn.
+    """
+    if at.size:
+        # Where points lie on the page decides which of them lie on others.
+        places = panel.transScale.transform(np.column_stack([x[at], y[at]]))
+        at = at[thin_grid(*places.T, **(thinned or {}))]
+    rasterized = at.size > max_vector
+    panel.plot(x[at], y[at], marker, markeredgewidth=0, rasterized=rasterized, **look)
+    return at
 
 
 def legend(
@@ -452,7 +469,8 @@ def legend(
     style.legend_above(figure, handles, names, title, columns)
 
 
-def _volcano_guides(panel: Axes, *, line: float | None) -> np.ndarray:
+def line_guides(panel: Axes, *, line: float | None) -> np.ndarray:
+    """Draw the guides of a panel, and give points on the line, shape (n, 2)."""
     panel.axvline(0.0, color=style.GUIDE_COLOUR, linewidth=style.LINE / 2, zorder=1)
     if line is None:
         return np.empty((0, 2))
