@@ -45,7 +45,7 @@ REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.htm
 LAUNCH = $(PY) scripts/launch.py --by-make $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run plan run-arguments test test-slow benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-out-of-core peers lint lock clean folders python FORCE
+.PHONY: help env demo run plan run-arguments test test-slow test-cluster benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-out-of-core peers lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -85,6 +85,9 @@ test: env ## Run the tests (not those marked slow)
 
 test-slow: env ## Run the tests marked slow
 	@$(PY) -m pytest -m slow
+
+test-cluster: env ## Run the tests on a private SLURM (root on Debian, else they skip)
+	@$(PY) -m pytest -m cluster
 
 benchmark: env ## Time the crt engine against the plain recipe, on one simulated file
 	@$(PY) tests/benchmarks/crt.py
