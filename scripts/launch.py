@@ -345,9 +345,9 @@ SHOWN_LOG = re.compile(r"^Logfile .+:\n(=+)\n(?:.*\n)*?\1\n", re.MULTILINE)
 # What executors add to each message and that says nothing of the job.
 EMPTY_WORDS = re.compile(r"(Detailed failure reason unavailable|For further error details).*")
 FACT = re.compile(r"^ {4}(message|jobid|output|log): (.*)$", re.MULTILINE)
-# Lines of a log that tell of progress, not of an error.
 # What a merge says of a damaged shard.
 REMOVAL = re.compile(r"rm '[^']+'")
+# Lines of a log that tell of progress, not of an error.
 PROGRESS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (INFO|WARNING) ")
 
 
@@ -445,27 +445,27 @@ def report_failures(options: argparse.Namespace, directory: Path, earlier: set[P
     jobs = failed_jobs(new[0].read_text(encoding="utf-8", errors="replace")) if new else []
     if not jobs:
         return
+    reasons = [reason_of(job, directory) for job in jobs]
+    commands = [mending_command(options, *of) for of in zip(jobs, reasons, strict=True)]
+    failed = list(zip(jobs, reasons, commands, strict=True))
     table = directory / FAILED_JOBS
     table.parent.mkdir(exist_ok=True)
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["rule", "output", "log", "attempts", "reason", "message", "command"])
-        for job in jobs:
-            reason, message = reason_of(job, directory), job.message
-            command = mending_command(options, job, reason)
+        for job, reason, command in failed:
             writer.writerow(
-                [job.rule, job.output, job.log, job.attempts, reason, message, command]
+                [job.rule, job.output, job.log, job.attempts, reason, job.message, command]
             )
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     lines = [f"\ncondrand: {count} failed"]
-    for job in jobs[:MOST_SHOWN]:
+    for job, reason, command in failed[:MOST_SHOWN]:
         times = f", {job.attempts} attempts" if job.attempts > 1 else ""
-        reason = reason_of(job, directory)
         lines += [
             f"\n  {job.output} ({job.rule}{times})",
             f"    why    {shortened(reason)}",
             f"    log    {job.log}",
-            f"    again  {mending_command(options, job, reason)}",
+            f"    again  {command}",
         ]
     if len(jobs) > MOST_SHOWN:
         lines.append(f"\n  and {len(jobs) - MOST_SHOWN} more")

@@ -180,26 +180,25 @@ def summarize(
     """
     tested = effects["p_value"].notna()
     found = effects["fdr"] <= fdr
-    screen, analysis = effects["screen"].iloc[0], effects["analysis"].iloc[0]
     lines = [
-        f"{screen} / {analysis}",
-        f"  tests        {tested.sum():,} ({effects['target'].nunique():,} targets x "
-        f"{effects['feature'].nunique():,} features; {(~tested).sum():,} rows untested)",
-        f"  against      {control}",
-        f"  discoveries  {found.sum():,} at FDR {fdr:g}, in "
-        f"{effects.loc[found, 'target'].nunique():,} targets",
+        (
+            "tests",
+            f"{tested.sum():,} ({effects['target'].nunique():,} targets x "
+            f"{effects['feature'].nunique():,} features; {(~tested).sum():,} rows untested)",
+        ),
+        ("against", control),
+        (
+            "discoveries",
+            f"{found.sum():,} at FDR {fdr:g}, in "
+            f"{effects.loc[found, 'target'].nunique():,} targets",
+        ),
     ]
     skipped = effects[~tested].drop_duplicates("target")
     whole = skipped[~skipped["target"].isin(effects.loc[tested, "target"])]
     for why, rows in whole.groupby("note", observed=True):
-        lines.append(f"  skipped      {listed(rows['target'])}: {why}")
-    sources = effects.loc[tested, "p_source"].astype(str).value_counts()
-    of = ", ".join(f"{n:,} {name}" for name, n in sources.items())
-    lines.append(f"  p values     {of or 'none'}")
-    lines.append(f"  controls     {verdict}")
-    lines += [f"  warning      {warning}" for warning in warnings]
-    lines += [f"  {what:<12} {where}" for what, where in places.items()]
-    return "\n".join(lines) + "\n"
+        lines.append(("skipped", f"{listed(rows['target'])}: {why}"))
+    lines += [("p values", _sources_words(effects)), ("controls", verdict)]
+    return _text_of(effects, lines, warnings, places)
 
 
 def cautions(
@@ -580,14 +579,21 @@ def _write_lines(
     """Write lines about an analysis, then warnings, then where its files are."""
     folder = Path(summary).parent
     places = {"effects": "effects.tsv.gz", **files, "figures": "plots"}
-    lines = [
-        *lines,
-        *(("warning", text) for text in warnings),
-        *((what, str(folder / name)) for what, name in places.items()),
-    ]
+    places = {what: str(folder / name) for what, name in places.items()}
+    write_text(_text_of(effects, [line for line in lines if line[1]], warnings, places), summary)
+
+
+def _text_of(
+    effects: pd.DataFrame,
+    lines: list[tuple[str, str]],
+    warnings: list[str],
+    places: dict[str, str],
+) -> str:
+    """A summary: lines about an analysis, warnings, and what is where."""
+    lines = [*lines, *(("warning", text) for text in warnings), *places.items()]
     screen, analysis = effects["screen"].iloc[0], effects["analysis"].iloc[0]
-    text = [f"{screen} / {analysis}", *(f"  {what:<12} {value}" for what, value in lines if value)]
-    write_text("\n".join(text) + "\n", summary)
+    text = [f"{screen} / {analysis}", *(f"  {what:<12} {value}" for what, value in lines)]
+    return "\n".join(text) + "\n"
 
 
 def annotate(

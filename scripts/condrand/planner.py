@@ -7,7 +7,7 @@ is split changes no number, so a proposal may be taken, changed or left.
 import math
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from condrand import plan
@@ -349,7 +349,7 @@ def works_of(
         size, n_units, n_blocks = _size(analysis, shapes[screen])
         work = Work(screen, name, analysis["engine"], n_units, n_blocks, size)
         ratio, n = ratio_of(work, (measured or {}).get((screen, name), []))
-        works.append(Work(screen, name, work.engine, n_units, n_blocks, size, ratio, n))
+        works.append(replace(work, ratio=ratio, n_measured=n))
     return works
 
 

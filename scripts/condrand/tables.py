@@ -61,6 +61,11 @@ def effects_table(
     return table
 
 
+def one_text(text: str, n_rows: int) -> pd.Categorical:
+    """A column that holds one text in all its rows, at a byte for each."""
+    return pd.Categorical.from_codes(np.zeros(n_rows, np.int8), [text])
+
+
 def units_table(units: list[Unit], n_batches: int, status: Callable[[int], str]) -> pd.DataFrame:
     """Units, their sizes and batches, one row each, in order of batch, kind and name.
 

@@ -21,7 +21,8 @@ from condrand.engines import crt
 from condrand.errors import InputError
 from condrand.inputs.headers import read_shape
 from condrand.io.outcome import Outcome
-from condrand.io.past_runs import count_table_size, shard_times
+from condrand.io.past_runs import shard_times
+from condrand.io.tables import count_table_size
 from condrand.planner import MOST_JOBS, Measured, Scatter, Shape, Values, propose
 from condrand.statistics import ols
 

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from condrand.engines.anova import (
     Model,
     block_tests,
@@ -19,7 +17,7 @@ from condrand.engines.anova import (
 from condrand.errors import Problems
 from condrand.io.outcome import read_features
 from condrand.io.samples import Samples, read_samples
-from condrand.io.shards import read_shards, write_arrays
+from condrand.io.shards import join_arrays, read_joined, write_arrays
 from condrand.io.tables import write_effects, write_tsv
 from condrand.plan import FEATURES_PER_BLOCK, n_feature_blocks, run_of_shard
 from condrand.version import RESULTS_VERSION
@@ -66,7 +64,7 @@ def anova_shard(
         for part in _blocks(samples, first, end)
     ]
     key = {**_shard_key(head, settings), "first_block": first, "end_block": end}
-    write_arrays(shard, key, _joined(found) if found else {})
+    write_arrays(shard, key, join_arrays(found))
     log.info("%d features tested", sum(len(one["F"]) for one in found))
 
 
@@ -100,8 +98,8 @@ def anova_effects(
     """
     head, model = _model(samples, settings)
     features = read_features(samples)
-    read = read_shards(shards, _shard_key(head, settings), n_feature_blocks(len(features)))
-    table = effects(labels, features, _joined(read), model)
+    tests = read_joined(shards, _shard_key(head, settings), n_feature_blocks(len(features)))
+    table = effects(labels, features, tests, model)
     write_effects(table, written["effects"], written["effects_tsv"])
     listed = significant_features(table, settings["significant"], fdr)
     write_tsv(listed, written["significant"])
@@ -121,10 +119,6 @@ def _blocks(samples: str | Path, first: int, end: int) -> Iterator[Samples]:
     for block in range(first, end):
         start = block * FEATURES_PER_BLOCK
         yield read_samples(samples, slice(start, start + FEATURES_PER_BLOCK))
-
-
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _shard_key(head: Samples, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from condrand.tables import effects_table
+from condrand.tables import effects_table, one_text
 from condrand.twosample.control import ControlSums, ControlTables
 from condrand.twosample.groups import GroupSums, group_sums, rest_sums
 from condrand.twosample.p_values import auroc, mann_whitney, mann_whitney_exact, welch
@@ -370,9 +370,6 @@ def effects(
     rank = np.empty(n_units, np.int32)
     rank[by_name] = np.arange(n_units, dtype=np.int32)
 
-    def one(text: str) -> pd.Categorical:
-        return pd.Categorical.from_codes(np.zeros(n_rows, np.int8), [text])
-
     def flat(name: str) -> np.ndarray:
         return found[name].reshape(n_rows)
 
@@ -386,8 +383,8 @@ def effects(
     ]
     return effects_table(
         {
-            "screen": one(screen),
-            "analysis": one(analysis),
+            "screen": one_text(screen, n_rows),
+            "analysis": one_text(analysis, n_rows),
             "target": pd.Categorical.from_codes(
                 np.repeat(rank, n_features), [units[i] for i in by_name]
             ),
@@ -397,7 +394,7 @@ def effects(
             "n_target": np.repeat(found["n_target"], n_features),
             "n_control": np.repeat(found["n_control"], n_features),
             "effect": effect,
-            "effect_scale": one(settings.effect_scale(values)),
+            "effect_scale": one_text(settings.effect_scale(values), n_rows),
             "statistic": flat("statistic"),
             "p_value": flat("p_value"),
             "neg_log10_p": flat("neg_log10_p"),

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,6 @@ from condrand.plan import n_feature_blocks, run_of_shard
 from condrand.twosample.control import ControlTables
 from condrand.twosample.rows import Needs, Scaling
 from condrand.version import RESULTS_VERSION
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from condrand.gp.mahalanobis import neg_log10_tail
 from condrand.gp.sample_variance import Samples
 from condrand.local_fdr import local_fdr
 from condrand.outcomes.expression import effect_scale as logged_scale
-from condrand.tables import effects_table
+from condrand.tables import effects_table, one_text
 
 SOURCES = ("", "null_genes", "null_samples", "chi2")
 NOTES = ("", "constant")
@@ -298,9 +298,6 @@ def effects(
         fdr[tested], local[tested] = rates.tail_fdr, rates.local_fdr
         is_de[tested] = rates.is_de
 
-    def one(text: str) -> pd.Categorical:
-        return pd.Categorical.from_codes(np.zeros(n, np.int8), [text])
-
     def known(values: np.ndarray) -> np.ndarray:
         return np.where(constant, np.nan, values)
 
@@ -308,14 +305,14 @@ def effects(
     ptp[tested] = tail
     table = effects_table(
         {
-            "screen": one(labels[0]),
-            "analysis": one(labels[1]),
-            "target": one(words["target"]),
+            "screen": one_text(labels[0], n),
+            "analysis": one_text(labels[1], n),
+            "target": one_text(words["target"], n),
             "feature": pd.Categorical.from_codes(np.arange(n, dtype=np.int32), list(features)),
             "n_target": words["n_second"],
             "n_control": words["n_first"],
             "effect": known(found["mean_log_fold_change"]),
-            "effect_scale": one(words["effect_scale"]),
+            "effect_scale": one_text(words["effect_scale"], n),
             "statistic": known(found["mahalanobis"]),
             "p_value": p,
             # Adding 0 turns the -0 of p = 1 into 0.

@@ -27,7 +27,7 @@ from condrand.gp.covariance import Inducing
 from condrand.gp.density import DensityPrior
 from condrand.gp.null_genes import NullGenes
 from condrand.io.blocks import block_matrices, open_screen
-from condrand.io.shards import read_arrays, read_shards, write_arrays
+from condrand.io.shards import join_arrays, read_arrays, read_joined, write_arrays
 from condrand.io.states import States, read_states, write_results
 from condrand.io.tables import read_parquet, write_effects, write_tsv
 from condrand.plan import FEATURES_PER_BLOCK, n_feature_blocks, run_of_shard
@@ -162,11 +162,8 @@ def fit_shard(
             found.append(dict(zip(_BY_GENE, of_block, strict=True)))
             log.info("block %d of %d done", b - first + 1, end - first)
     constant = shared.constant[first * FEATURES_PER_BLOCK : end * FEATURES_PER_BLOCK]
-    arrays = {
-        name: np.where(constant, np.nan, np.concatenate([part[name] for part in found]))
-        for name in _BY_GENE
-    }
-    write_arrays(shard, key, arrays)
+    arrays = join_arrays(found)
+    write_arrays(shard, key, {n: np.where(constant, np.nan, a) for n, a in arrays.items()})
 
 
 def _sides(shared: States, settings: Mapping[str, Any]) -> Sides:
@@ -369,13 +366,13 @@ def test_genes(
     """
     shared = read_states(states)
     n_blocks = n_feature_blocks(len(shared.features))
-    found = _joined(shards, _shard_key(shared, settings), n_blocks, _BY_GENE)
+    found = read_joined(shards, _shard_key(shared, settings), n_blocks)
     how, null, source, n_exchanged = settings["null"], None, "chi2", 0
     distances = {"mahalanobis": np.zeros(0), "gene": np.zeros(0, np.int64)}
     if how["count"]:
         n_null = _null_blocks(shared, settings, seed, states)
         key = _null_key(shared, settings, seed)
-        distances = _joined(nulls, key, n_null, tuple(distances))
+        distances = read_joined(nulls, key, n_null)
         null, source = distances["mahalanobis"], f"null_{how['kind']}"
         n_exchanged = n_null if how["kind"] == "samples" else 0
     levels = shared.words["levels"]
@@ -402,14 +399,6 @@ def test_genes(
     write_tsv(rates, written["fdr"])
     log.info("%s", ", ".join(f"{what} {value:.6g}" for what, value in rates.to_numpy()))
     log.info("farthest: %s", listed(by_distance["feature"].head(10), 10))
-
-
-def _joined(
-    paths: list[str | Path], expected: Mapping[str, Any], n_blocks: int, names: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    """Arrays of all shards, one after the other."""
-    read = read_shards(paths, expected, n_blocks)
-    return {name: np.concatenate([part[name] for part in read]) for name in names}
 
 
 # Cells

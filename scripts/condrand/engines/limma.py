@@ -16,7 +16,7 @@ from condrand.linear.design import explicit_matrix, model_matrix
 from condrand.linear.fit import Basis, Fit, contrasts_fit, make_contrasts, non_estimable
 from condrand.linear.moderation import e_bayes, treat
 from condrand.linear.tables import INTERCEPT, top_table, top_treat
-from condrand.tables import effects_table
+from condrand.tables import effects_table, one_text
 
 # A sample whose weight in an estimate is this share of the largest has none but rounding.
 _NO_WEIGHT = 1e-9
@@ -356,17 +356,14 @@ def effects(
     note, notes = _notes(fit, observed, p_value)
     n_rows = len(found)
 
-    def one(text: str) -> pd.Categorical:
-        return pd.Categorical.from_codes(np.zeros(n_rows, np.int8), [text])
-
     def side(sign: float) -> np.ndarray:
         sizes = observed.astype(np.float64) @ (sign * weights > 0.0)
         return sizes.T.ravel().astype(np.int64)
 
     table = effects_table(
         {
-            "screen": one(screen),
-            "analysis": one(analysis),
+            "screen": one_text(screen, n_rows),
+            "analysis": one_text(analysis, n_rows),
             "target": pd.Categorical.from_codes(
                 np.repeat(np.arange(n_contrasts, dtype=np.int32), n_features), fit.names
             ),
@@ -376,7 +373,7 @@ def effects(
             "n_target": side(1.0),
             "n_control": side(-1.0),
             "effect": found["logFC"],
-            "effect_scale": one("log2 fold change"),
+            "effect_scale": one_text("log2 fold change", n_rows),
             "statistic": found["t"],
             "p_value": p_value,
             "neg_log10_p": found["neg_log10_p"],

@@ -27,7 +27,7 @@ from condrand.engines.limma import (
 )
 from condrand.errors import Problems, listed, nearest, quoted
 from condrand.io.samples import Samples, read_samples, write_samples
-from condrand.io.shards import read_shards, write_arrays
+from condrand.io.shards import read_joined, write_arrays
 from condrand.io.tables import read_table, write_effects, write_tsv
 from condrand.linear.counts import log2_cpm, log_cpm, norm_factors
 from condrand.linear.densities import sample_densities
@@ -513,8 +513,7 @@ def test_contrasts(
 def _joined(outcome: str | Path, shards: list[str | Path], data: Samples, threads: int) -> Fit:
     """The fits of all shards as one."""
     expected = _shard_key(data.words["digest"])
-    read = read_shards(shards, expected, n_feature_blocks(len(data.features)))
-    parts = {name: np.concatenate([part[name] for part in read]) for name in _PARTS}
+    parts = read_joined(shards, expected, n_feature_blocks(len(data.features)))
     shared = _fit(read_samples(outcome, slice(0, 0)), threads)
     weights = data.arrays.get("weights")
     return replace(shared, **parts, features=data.features, weights=weights)

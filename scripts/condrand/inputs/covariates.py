@@ -1,7 +1,6 @@
 """Covariates of a user's file: from a table, from columns of obs, or by a formula."""
 
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from condrand.covariates import dependencies, encode, standardize
-from condrand.errors import InputError, Problems, listed, nearest, quoted
+from condrand.errors import InputError, Problems, listed, quoted
+from condrand.formulas import note_strangers, right_side, words_of
 from condrand.inputs.elements import check_unique, find, length_differs, obs_column, obs_columns
 from condrand.io.h5ad import (
     Group,
@@ -168,26 +168,17 @@ def _covariates_by_formula(
     from formulaic import Formula
 
     key = "covariates.formula"
-    right = formula.strip().removeprefix("~").strip()
+    right = right_side(formula)
     there = obs_columns(file)
     if "~" in right:
         problems.add(
             key, f"{formula!r} has a left-hand side", "give covariates only, on the right of `~`."
         )
         return None
-    # formulaic does not name the variables inside bs() and its like.
-    words = {quote or word for quote, word in re.findall(r"`([^`]+)`|([^\W\d][\w.]*)", right)}
-    named = sorted(words & set(there))
+    named = sorted(words_of(right) & set(there))
     try:
         parsed = Formula(right)
-        unknown = sorted(set(parsed.required_variables) - set(there))
-        if unknown:
-            close = "".join(nearest(name, there) for name in unknown)
-            problems.add(
-                key,
-                f"{formula!r} names {quoted(unknown)}, which obs does not have",
-                f"use columns of obs. {close}There are: {listed(there, 20)}.",
-            )
+        if note_strangers(key, formula, parsed, there, "obs", "use columns of obs.", problems):
             return None
         columns = [obs_column(file, name, "covariates", key, cells, problems) for name in named]
         if any(column is None for column in columns):

@@ -12,7 +12,7 @@ from condrand.errors import Problems
 from condrand.inputs.elements import find, obs_columns
 from condrand.inputs.guides import read_guide2gene
 from condrand.io.h5ad import Group, Matrix, is_array, locate, matrix, open_anndata
-from condrand.io.past_runs import count_table_size
+from condrand.io.tables import count_table_size
 from condrand.planner import Shape, Values
 
 # Cells whose guides are counted where the matrix does not tell how many there are.

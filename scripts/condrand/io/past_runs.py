@@ -1,7 +1,6 @@
-"""What earlier runs left that tells how long jobs take, and how large a count table is."""
+"""What earlier runs left that tells how long jobs take."""
 
 import csv
-import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 _STARTS = re.compile(r"computing starts: (\d+) units")
 _BLOCKS = re.compile(r"blocks (\d+) to (\d+)")
 _TREATED = re.compile(r": (\d+) treated cells,")
-# Of a table this much is looked at.
-_HEAD_BYTES = 2**18
 
 
 def shard_times(logs: str | Path) -> Iterator[tuple[str, str, dict[str, float]]]:
@@ -57,32 +54,3 @@ def _shard(benchmark: Path, log: Path) -> dict[str, float] | None:
         "n_treated": sum(map(int, _TREATED.findall(text))),
         "n_blocks": int(blocks[2]) - int(blocks[1]),
     }
-
-
-def count_table_size(path: str | Path) -> tuple[int, int]:
-    """About how many rows and columns of numbers a count table has, from its first lines.
-
-    Returns
-    -------
-    rows, columns : int
-        Rows by the size of the file. The first column is names.
-    """
-    path = Path(path)
-    size = path.stat().st_size
-    with open(path, "rb") as raw:
-        if path.suffix == ".gz":
-            with gzip.open(raw) as text:
-                head = text.read(_HEAD_BYTES)
-                # The reader fetches compressed bytes in advance: of a small file, all of them.
-                size = size * len(head) // max(1, raw.tell())
-        else:
-            head = raw.read(_HEAD_BYTES)
-    lines = head.split(b"\n")
-    separator = max((b"\t", b",", b";", b" "), key=lines[0].count)
-    # What follows the last line's end is no whole row.
-    whole = lines[1:-1]
-    if len(head) < _HEAD_BYTES or not whole:
-        rows = len([line for line in lines[1:] if line.strip()])
-    else:
-        rows = round(size / (sum(map(len, whole)) / len(whole) + 1))
-    return rows, lines[0].count(separator)

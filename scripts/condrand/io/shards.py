@@ -151,6 +151,19 @@ def read_shards(
     return [read[i][1] for _, i in in_order]
 
 
+def read_joined(
+    paths: list[str | Path], expected: Mapping[str, Any], n_blocks: int
+) -> dict[str, np.ndarray]:
+    """As :func:`read_shards`, the arrays of all shards one after the other."""
+    return join_arrays(read_shards(paths, expected, n_blocks))
+
+
+def join_arrays(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of the same names, along their first axis; none of no parts."""
+    names = parts[0] if parts else ()
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
 def _redo(path: str | Path) -> str:
     return f"Remove it and give the same command again: rm '{path}'"
 

@@ -21,6 +21,8 @@ _MISSING = ["", "NA", "NaN", "nan", "N/A", "#N/A", "<NA>"]
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", " ": "blanks"}
 # Rows of the readable copy: more than a spreadsheet opens; the Parquet table holds them all.
 TSV_ROWS = 1_000_000
+# Of a table whose size is asked for, this much is looked at.
+_HEAD_BYTES = 2**18
 
 
 def write_tsv(table: pd.DataFrame, path: str | Path, decimals: int = 10) -> None:
@@ -313,6 +315,35 @@ def _names(path: str | Path, file: TextIO, separator: str) -> list[str]:
         return header
     # One field more than the header has: a separator too many, or the header of R.
     return [*header, ""] if blank_ends else ["", *header]
+
+
+def count_table_size(path: str | Path) -> tuple[int, int]:
+    """About how many rows and columns of numbers a count table has, from its first lines.
+
+    Returns
+    -------
+    rows, columns : int
+        Rows by the size of the file. The first column is names.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with open(path, "rb") as raw:
+        if path.suffix == ".gz":
+            with gzip.open(raw) as text:
+                head = text.read(_HEAD_BYTES)
+                # The reader fetches compressed bytes in advance: of a small file, all of them.
+                size = size * len(head) // max(1, raw.tell())
+        else:
+            head = raw.read(_HEAD_BYTES)
+    lines = head.split(b"\n")
+    separator = max((b"\t", b",", b";", b" "), key=lines[0].count)
+    # What follows the last line's end is no whole row.
+    whole = lines[1:-1]
+    if len(head) < _HEAD_BYTES or not whole:
+        rows = len([line for line in lines[1:] if line.strip()])
+    else:
+        rows = round(size / (sum(map(len, whole)) / len(whole) + 1))
+    return rows, lines[0].count(separator)
 
 
 def write_text(text: str, path: str | Path) -> None:

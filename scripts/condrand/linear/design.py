@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from condrand.errors import Problems, listed, nearest, quoted
+from condrand.errors import Problems, listed, quoted
+from condrand.formulas import note_strangers, right_side, words_of
 from condrand.linear.fit import Basis
 from condrand.linear.tables import INTERCEPT
 
@@ -170,24 +171,17 @@ def _evaluated(
     before = len(problems.found)
     check_names(table.index, "the sample table", "sample", problems)
     check_names(table.columns, "the sample table", "column", problems)
-    right = formula.strip().removeprefix("~").strip()
+    right = right_side(formula)
     there = [str(name) for name in table.columns]
     table = table.set_axis(there, axis=1)
     if "~" in right:
         problems.add("formula", f"{formula!r} has a left-hand side", "leave it out: `~ group`.")
         right = right.partition("~")[2].strip()
-    # formulaic does not name the variables inside bs() and its like.
-    words = {quote or word for quote, word in re.findall(r"`([^`]+)`|([^\W\d][\w.]*)", right)}
+    words = words_of(right)
     try:
         parsed = Formula(right)
-        unknown = sorted(set(parsed.required_variables) - set(there))
-        if unknown:
-            close = "".join(nearest(name, there) for name in unknown)
-            problems.add(
-                "formula",
-                f"{formula!r} names {quoted(unknown)}, which the sample table does not have",
-                f"use its columns. {close}There are: {listed(there, 20)}.",
-            )
+        holder = "the sample table"
+        note_strangers("formula", formula, parsed, there, holder, "use its columns.", problems)
         if table.columns.has_duplicates:
             return None
         used = pd.DataFrame(
