@@ -1,7 +1,6 @@
 """What the notebook classes of kompot's names share: cells as given, and their samples."""
 
 import numpy as np
-import pandas as pd
 
 from condrand.errors import Problems
 
@@ -54,6 +53,15 @@ def cells_of(
     return cells
 
 
+def _is_missing(labels: np.ndarray) -> np.ndarray:
+    """Which labels are no label: None, NaN, NaT."""
+    if labels.dtype.kind in "iubSU":
+        return np.zeros(labels.shape, bool)
+    import pandas as pd
+
+    return pd.isna(labels)
+
+
 def samples_of(
     values: object, key: str, cells: np.ndarray | None, problems: Problems
 ) -> np.ndarray | None:
@@ -65,8 +73,9 @@ def samples_of(
         what = f"has shape {labels.shape} for {len(cells)} cells"
         problems.add(key, what, "give one sample per cell.")
         return None
-    if pd.isna(labels).any():
-        what = f"{int(pd.isna(labels).sum())} cells have no sample"
+    missing = _is_missing(labels)
+    if missing.any():
+        what = f"{int(missing.sum())} cells have no sample"
         problems.add(key, what, "name their sample, or leave these cells out.")
         return None
     return labels

@@ -6,9 +6,9 @@ smoothed expression it called an imputed one up to 0.6, and both names are there
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
 from condrand.api.abundance import DifferentialAbundance
@@ -26,6 +26,9 @@ from condrand.gp.null_genes import NullGenes
 from condrand.gp.sample_variance import Samples, SampleVariance
 from condrand.io.scratch_arrays import ScratchArrays
 from condrand.local_fdr import local_fdr
+
+if TYPE_CHECKING:  # pandas takes more memory than the numbers of a small fit
+    import pandas as pd
 
 __all__ = [
     "DifferentialAbundance",
@@ -403,7 +406,7 @@ class DifferentialExpression:
 
     def compute_fdr(
         self, null_mahalanobis_distances: np.ndarray | None = None, fdr_threshold: float = 0.05
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """False discovery rates of the genes, from distances of null genes.
 
         Parameters
@@ -454,7 +457,7 @@ class DifferentialExpression:
             raise ValueError(NO_SAMPLES)
         return variances
 
-    def _take(self, model: ExpressionModel, genes: pd.Index | None) -> None:
+    def _take(self, model: ExpressionModel, genes: "pd.Index | None") -> None:
         """Have a fitted model."""
         self._model, self.genes = model, genes
         self.function_predictor1, self.function_predictor2 = model.functions
@@ -624,10 +627,10 @@ _SETTINGS = {
 
 
 def compute_fdr(
-    mahalanobis_distances: np.ndarray | pd.Series,
-    null_mahalanobis_distances: np.ndarray | pd.Series,
+    mahalanobis_distances: "np.ndarray | pd.Series",
+    null_mahalanobis_distances: "np.ndarray | pd.Series",
     fdr_threshold: float = 0.05,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """False discovery rates of genes, from Mahalanobis distances of null genes.
 
     Parameters
@@ -644,6 +647,8 @@ def compute_fdr(
         ``mahalanobis``, ``pvalue``, ``local_fdr``, ``tail_fdr`` and ``is_de``; all rates 1 for
         fewer than two distances.
     """
+    import pandas as pd
+
     found = local_fdr(mahalanobis_distances, null_mahalanobis_distances, fdr_threshold)
     index = getattr(mahalanobis_distances, "index", None)
     return pd.DataFrame(
@@ -668,6 +673,11 @@ def _variance_of(given: object, key: str, problems: Problems) -> SampleVariance 
     return held
 
 
+def _has_names(values: object) -> bool:
+    """Whether values are a data frame."""
+    return hasattr(values, "columns") and hasattr(values, "to_numpy")
+
+
 def _matrix(
     values: object, key: str, cells: np.ndarray | None, problems: Problems
 ) -> "np.ndarray | sp.spmatrix | None":
@@ -675,7 +685,7 @@ def _matrix(
     if sp.issparse(values):
         matrix = values.tocsr()
     else:
-        matrix = values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
+        matrix = values.to_numpy() if _has_names(values) else np.asarray(values)
     if matrix.ndim != 2 or 0 in matrix.shape:
         what = f"has shape {matrix.shape}"
         problems.add(key, what, "give cells by genes; one gene is a single column.")
@@ -694,16 +704,14 @@ def _expression(
     second: object,
     cells: tuple[np.ndarray | None, np.ndarray | None],
     problems: Problems,
-) -> tuple[tuple[np.ndarray, np.ndarray], pd.Index | None]:
+) -> tuple[tuple[np.ndarray, np.ndarray], "pd.Index | None"]:
     """Expression of both conditions, and the names of their genes."""
     y1 = _matrix(first, "y_condition1", cells[0], problems)
     y2 = _matrix(second, "y_condition2", cells[1], problems)
     if y1 is not None and y2 is not None and y1.shape[1] != y2.shape[1]:
         what = f"has {y2.shape[1]} genes, y_condition1 {y1.shape[1]}"
         problems.add("y_condition2", what, "give the same genes in the same order.")
-    names = [
-        given.columns if isinstance(given, pd.DataFrame) else None for given in (first, second)
-    ]
+    names = [given.columns if _has_names(given) else None for given in (first, second)]
     if names[0] is not None and names[1] is not None and not names[0].equals(names[1]):
         what = "names other genes than y_condition1, or in another order"
         problems.add("y_condition2", what, "give y_condition2[y_condition1.columns].")

@@ -110,7 +110,7 @@ def _products(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
         raise ValueError(
             f"points of shapes {x.shape} and {y.shape}: both are n x p, of the same p dimensions"
         )
-    return x @ y.T, row_squares(x), row_squares(y)
+    return product(x, y.T), row_squares(x), row_squares(y)
 
 
 def row_squares(rows: np.ndarray) -> np.ndarray:
@@ -178,6 +178,24 @@ def solve_columns(
     return blas.dtrsm(
         scale, lower, columns.T, side=1, lower=1, trans_a=int(not transposed), overwrite_b=1
     ).T
+
+
+def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """``a b``: float64[:, ::1], shape (n, k).
+
+    By scipy's BLAS, as all solves are: numpy has one of its own, and the threads of each wait
+    busily while the other works.
+
+    Parameters
+    ----------
+    a, b : float64, shapes (n, m) and (m, k)
+    out : float64[:, ::1], shape (n, k), optional
+        Overwritten.
+    """
+    if out is None:
+        out = np.empty((a.shape[0], b.shape[1]))
+    blas.dgemm(1.0, b.T, a.T, beta=0.0, c=out.T, overwrite_c=1)
+    return out
 
 
 def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -305,5 +323,5 @@ class Inducing:
             np.einsum("ii->i", left)[:] += self.nugget
             return np.ascontiguousarray(left)
         left = matern52(x, x, self.length_scale)
-        left -= whitened @ whitened.T
+        left -= product(whitened, whitened.T)
         return left

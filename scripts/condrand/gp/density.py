@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from scipy.linalg import LinAlgError, blas, cho_factor, cho_solve
-from scipy.optimize import minimize
 from scipy.special import gammaln
 
 from condrand.gp.covariance import (
@@ -435,6 +434,8 @@ def _newton(loss: _Loss, start: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _lbfgs(loss: _Loss, start: np.ndarray) -> tuple[np.ndarray, int]:
     """Near the minimum of the loss, by L-BFGS-B as kompot calls it, and its iterations."""
+    from scipy.optimize import minimize  # the default search needs none of it
+
     found = minimize(
         lambda z: loss.at(z)[:2], start, jac=True, method="L-BFGS-B", options={"maxiter": 500}
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from condrand.gp.covariance import Inducing, batches, checked_points, row_squares
+from condrand.gp.covariance import Inducing, batches, checked_points, product, row_squares
 from condrand.gp.function import FunctionEstimator
 from condrand.gp.mahalanobis import SharedCovariance, by_genes, genes_at_once
 from condrand.gp.sample_variance import Samples, SampleVariance
@@ -188,12 +188,12 @@ class ExpressionModel:
         means = [rows["condition1_smoothed"], rows["condition2_smoothed"]]
         stds = [rows["condition1_std"], rows["condition2_std"]]
         for function, mean in zip(self.functions, means, strict=True):
-            np.matmul(covariances.of(function.inducing), function.weights, out=mean)
+            product(covariances.of(function.inducing), function.weights, out=mean)
         for c in range(2):
             stds[c][:] = 0.0
             if self.residuals is not None:
                 smooth = self.residuals[c]
-                np.matmul(covariances.of(smooth.inducing), smooth.weights, out=stds[c])
+                product(covariances.of(smooth.inducing), smooth.weights, out=stds[c])
                 np.maximum(stds[c], eps, out=stds[c])
             if self.samples[c] is not None:
                 self.samples[c].add_variance(stds[c], x, covariances.of, work)
@@ -262,10 +262,10 @@ class ExpressionModel:
             if first.inducing is second.inducing:
                 # The weights differ first: one product instead of two.
                 weights = second.weights[:, at] - first.weights[:, at]
-                delta = covariances.of(first.inducing) @ weights
+                delta = product(covariances.of(first.inducing), weights)
             else:
-                delta = covariances.of(second.inducing) @ second.weights[:, at]
-                delta -= covariances.of(first.inducing) @ first.weights[:, at]
+                delta = product(covariances.of(second.inducing), second.weights[:, at])
+                delta -= product(covariances.of(first.inducing), first.weights[:, at])
             factors = []
             for sample in kinds:
                 for h in sample.deviations(points, covariances.of, at):
@@ -277,7 +277,7 @@ class ExpressionModel:
                 return shared.distances_with_factors(delta, factors)
             variances = np.zeros_like(delta)
             for smooth in self.residuals:
-                seen = covariances.of(smooth.inducing) @ smooth.weights[:, at]
+                seen = product(covariances.of(smooth.inducing), smooth.weights[:, at])
                 variances += np.maximum(seen, eps, out=seen)
             if not kinds:
                 return shared.distances_by_coordinate(delta, variances)

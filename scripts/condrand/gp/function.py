@@ -16,6 +16,7 @@ from condrand.gp.covariance import (
     checked_points,
     cholesky,
     matern52,
+    product,
     row_squares,
     solve_columns,
     solve_rows,
@@ -149,7 +150,7 @@ class FunctionEstimator:
         x = checked_points(x)
         out = np.empty((len(x), self.n_genes))
         for at in batches(len(x)):
-            np.matmul(self.inducing.covariance(x[at]), self.weights, out=out[at])
+            product(self.inducing.covariance(x[at]), self.weights, out=out[at])
         return out
 
     def inner_of(self, whitened: np.ndarray) -> np.ndarray | None:
@@ -184,11 +185,11 @@ class FunctionEstimator:
         if self.inner is None:
             # Cells of a full process are no exception: their noise is not part of the function.
             out = matern52(x, x, self.inducing.length_scale)
-            out -= whitened @ whitened.T
+            out -= product(whitened, whitened.T)
             return out
         out = self.inducing.covariance_left(x, whitened)
         c = self.inner_of(whitened)
-        out += c @ c.T
+        out += product(c, c.T)
         return out
 
     def squared_residuals(
@@ -224,13 +225,13 @@ class FunctionEstimator:
             matrix = np.zeros((m, m))
             for at in batches(len(x)):
                 matrix = add_gram(matrix, inducing.covariance(x[at]))
-            matrix += variance * (inducing.lower @ inducing.lower.T)
+            matrix += variance * product(inducing.lower, inducing.lower.T)
             np.einsum("ii->i", matrix)[:] += JITTER
             factor = cholesky(matrix, "the covariance of the leverages")
             kept = None
         for at in batches(len(x)):
             covariance = inducing.covariance(x[at])
-            rest = dense_rows(y, at) - covariance @ self.weights
+            rest = dense_rows(y, at) - product(covariance, self.weights)
             if kept is None:
                 share = 1.0 - row_squares(solve_rows(factor, covariance))
             else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from condrand.gp.covariance import Inducing, batches, checked_points
+from condrand.gp.covariance import Inducing, batches, checked_points, product
 from condrand.gp.function import FunctionEstimator, checked_sigma, dense_rows
 
 log = logging.getLogger(__name__)
@@ -202,10 +202,11 @@ class SampleVariance:
         if self.weights is not None:
             rows = covariance(self.models[0].inducing)
             for weights in self.weights:
-                yield np.matmul(rows, weights[:, genes], out=work)
+                yield product(rows, weights[:, genes], work)
         else:
             yield from contrasts(
-                covariance(model.inducing) @ model.weights[:, genes] for model in self.models
+                product(covariance(model.inducing), model.weights[:, genes])
+                for model in self.models
             )
 
     def add_variance(
