@@ -45,7 +45,7 @@ REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.htm
 LAUNCH = $(PY) scripts/launch.py --by-make $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run plan run-arguments test test-slow test-cluster benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-out-of-core peers lint lock clean folders python FORCE
+.PHONY: help env demo run plan run-arguments test test-slow test-cluster benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-tails benchmark-out-of-core peers lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -100,6 +100,9 @@ benchmark-linear: env peers ## Time limma and anova against limma in R, pylimma,
 
 benchmark-kompot: env peers ## Time expression and abundance over cell states against kompot
 	@$(PY) tests/benchmarks/kompot.py
+
+benchmark-tails: env ## How right small p values are, by method, and their cost (an hour)
+	@$(PY) tests/benchmarks/tails.py accuracy null power cost
 
 benchmark-out-of-core: env ## Run the dex engine on a screen larger than its jobs' memory
 	@$(PY) tests/benchmarks/dex_out_of_core.py

@@ -1,4 +1,4 @@
-"""Rule crt_merge: add the shards of a batch and turn them into p values."""
+"""Rule crt_merge: add the shards of a batch."""
 
 from condrand.entry import start
 
@@ -10,9 +10,8 @@ merge_batch(
     outcome=snakemake.input.outcome,
     propensity=snakemake.input.propensity,
     shards=snakemake.input.shards,
-    table=snakemake.output.table,
+    null=snakemake.output.null,
     null_counts=snakemake.output.null_counts,
-    labels=(snakemake.wildcards.screen, snakemake.wildcards.analysis),
     settings=snakemake.params.settings,
     seed=snakemake.params.seed,
 )

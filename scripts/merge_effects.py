@@ -9,6 +9,6 @@ from condrand.merge import merge_analysis
 merge_analysis(
     batches=snakemake.input.batches,
     outcome=snakemake.input.outcome,
-    p_floor=snakemake.params.p_floor,
+    p_floors=snakemake.params.p_floors,
     written=dict(snakemake.output.items()),
 )

@@ -1,4 +1,4 @@
-"""Rule plot_diagnostics: quantile-quantile plots of every kind of control."""
+"""Rule plot_diagnostics: controls of every kind, and sources of p values."""
 
 from condrand.entry import start
 
@@ -11,5 +11,6 @@ draw_diagnostics(
     controls=snakemake.input.controls,
     groups=snakemake.input.groups,
     null_counts=snakemake.input.null_counts,
+    p_floor=snakemake.params.p_floor,
     figures=dict(snakemake.output.items()),
 )

@@ -13,5 +13,5 @@ write_summary(
     verdict=snakemake.input.verdict,
     summary=snakemake.output.summary,
     fdr=snakemake.params.fdr,
-    p_floor=snakemake.params.p_floor,
+    p_floors=snakemake.params.p_floors,
 )

@@ -3,6 +3,7 @@
 Imported by the Snakefile: standard library and jsonschema (a dependency of Snakemake) only.
 """
 
+import itertools
 import math
 import os
 import re
@@ -20,6 +21,10 @@ _COUNT_TABLE = re.compile(r"\.(csv|tsv|txt|tab)(\.gz)?$", re.IGNORECASE)
 _OF_F = ("hierarchical", "nestedF")
 # Distances of null genes cost what as many genes do; an exchange of samples costs as much as all.
 _NULL_COUNT = {"genes": 2000, "samples": 20}
+# Statistics whose tail is one of a Bernoulli sum.
+_LINEAR = ("ols", "ols_t", "rank")
+# Fresh draws of a stage that does not say how many.
+_STAGE_RESAMPLES = {"importance": 255, "resamples": 102_300}
 # Types of the schema in a user's words.
 _TYPES = {
     "string": "text",
@@ -212,6 +217,60 @@ def batch_key_of(analysis: dict[str, Any]) -> str | None:
         needed = analysis["sampler"] == "stratified_perm"
         needed = needed and analysis["stratify"]["stratify_by_batch"]
     return analysis["batch_key"] if needed else None
+
+
+def refine_stages(analysis: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages by which small p values of a crt analysis are refined, in order.
+
+    Parameters
+    ----------
+    analysis : dict
+        ``null_method``, ``calibration``, ``refine``, ``resamples``, ``sampler`` and ``statistic``
+        are read.
+
+    Returns
+    -------
+    list of dict
+        ``below``, ``method`` and, but for saddlepoint, ``resamples`` of each.
+    """
+    calibration = analysis["calibration"]
+    if analysis["null_method"] != "crt" or calibration in ("empirical", "skew_normal"):
+        return []
+    if calibration == "saddlepoint":
+        return [{"below": 1.0, "method": "saddlepoint"}]
+    if calibration == "importance":
+        return [{"below": 1.0, "method": "importance", "resamples": analysis["resamples"]}]
+    if analysis["refine"] != "auto":
+        return [_complete_stage(stage) for stage in analysis["refine"]]
+    if _is_bernoulli_sum(analysis):
+        return [_complete_stage({"below": 0.01, "method": "importance"})]
+    return [_complete_stage({"below": 0.005, "method": "resamples"})]
+
+
+def _complete_stage(stage: dict[str, Any]) -> dict[str, Any]:
+    if stage["method"] == "saddlepoint":
+        return {"below": float(stage["below"]), "method": "saddlepoint"}
+    resamples = int(stage.get("resamples", _STAGE_RESAMPLES[stage["method"]]))
+    return {"below": float(stage["below"]), "method": stage["method"], "resamples": resamples}
+
+
+def _is_bernoulli_sum(analysis: dict[str, Any]) -> bool:
+    return analysis["sampler"] == "bernoulli_index" and analysis["statistic"] in _LINEAR
+
+
+def p_floors(analysis: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Smallest p values that can be counted in B resamples, and in the last stage's.
+
+    None where there is no smallest one.
+    """
+    if analysis.get("null_method") != "crt":
+        return None, None
+    counted = 1 / (analysis["resamples"] + 1)
+    stages = refine_stages(analysis)
+    if not stages:
+        return counted, counted
+    last = stages[-1]
+    return counted, 1 / (last["resamples"] + 1) if last["method"] == "resamples" else None
 
 
 def normalize_settings(analysis: dict[str, Any]) -> dict[str, Any]:
@@ -485,6 +544,7 @@ def _check_analysis(
         return
     if analysis["engine"] == "crt":
         _check_null(where, analysis, problems)
+        _check_refine(where, analysis, problems)
         _check_strata(where, analysis["stratify"], problems)
     else:
         _check_groups(where, analysis, problems)
@@ -623,7 +683,8 @@ def _check_null(where: str, analysis: dict[str, Any], problems: Problems) -> Non
     fixed = {
         "statistic": (("ols", "ols_t"), "it compares OLS coefficients"),
         "tail": (("two_sided",), "it is two-sided"),
-        "calibration": (("empirical",), "nothing is fitted"),
+        "calibration": (("adaptive", "empirical"), "nothing is fitted, and neither is read"),
+        "refine": (("auto",), "nothing is refined"),
     }
     for key, (those, why) in fixed.items():
         if analysis[key] not in those:
@@ -638,6 +699,47 @@ def _check_null(where: str, analysis: dict[str, Any], problems: Problems) -> Non
             "is 'ntc', and null_method is ntc_empirical",
             "targets and pseudo-genes are both compared with all other cells: use `complement`.",
         )
+
+
+def _check_refine(where: str, analysis: dict[str, Any], problems: Problems) -> None:
+    """What the stages of refinement need."""
+    if analysis["null_method"] != "crt":
+        return
+    calibration, refine = analysis["calibration"], analysis["refine"]
+    if refine != "auto" and calibration != "adaptive":
+        problems.add(
+            f"{where}.refine",
+            f"is given, and calibration is {calibration!r}",
+            "leave one of the two out: `refine` is read with `calibration: adaptive`.",
+        )
+    methods = {f"{where}.calibration": calibration}
+    if refine != "auto":
+        methods |= {f"{where}.refine[{i}].method": s["method"] for i, s in enumerate(refine)}
+    for place, method in methods.items():
+        if method in ("importance", "saddlepoint") and not _is_bernoulli_sum(analysis):
+            problems.add(
+                place,
+                f"is {method!r}, with the sampler {analysis['sampler']!r} and the statistic "
+                f"{analysis['statistic']!r}",
+                "it needs `sampler: bernoulli_index` and one of the statistics "
+                f"{', '.join(_LINEAR)}: use `method: resamples`, with `calibration: adaptive`.",
+            )
+    if refine == "auto":
+        return
+    below = [stage["below"] for stage in refine]
+    if any(later >= earlier for earlier, later in itertools.pairwise(below)):
+        problems.add(
+            f"{where}.refine",
+            f"has stages below {', '.join(f'{b:g}' for b in below)}",
+            "each stage takes tests of the one before: let `below` fall from stage to stage.",
+        )
+    for i, stage in enumerate(refine):
+        if stage["method"] == "saddlepoint" and "resamples" in stage:
+            problems.add(
+                f"{where}.refine[{i}].resamples",
+                "is given, and the method is 'saddlepoint'",
+                "leave it out: nothing is drawn.",
+            )
 
 
 def _choices(word: Any, words: Iterable[object], noun: str) -> str:

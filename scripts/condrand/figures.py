@@ -19,6 +19,7 @@ from condrand.io.states import States, read_states
 from condrand.io.tables import read_parquet, read_tsv, write_tsv
 from condrand.linear.top_features import cluster, top_rows, z_scores
 from condrand.plots.abundance import abundance_volcano
+from condrand.plots.agreement import agreement
 from condrand.plots.by_target import md_by_target, target_pages, volcano_by_target
 from condrand.plots.cell_states import abundance_embedding
 from condrand.plots.contrasts import md_by_contrast, volcano_by_contrast
@@ -120,14 +121,17 @@ def draw_diagnostics(
     controls: str | Path,
     groups: str | Path,
     null_counts: str | Path,
+    p_floor: float | None,
     figures: dict[str, str],
 ) -> None:
-    """Step of rule plot_diagnostics: quantile-quantile plots of every kind of control.
+    """Step of rule plot_diagnostics: controls of every kind, and sources of p values.
 
     Parameters
     ----------
     effects, controls, groups, null_counts : str or pathlib.Path
         Tables of the merge stage.
+    p_floor : float or None
+        Smallest p value that can be counted in the resamples of all tests.
     figures : dict of str to str
         Files to write, named ``{figure}_png`` and ``{figure}_svg``.
     """
@@ -136,6 +140,7 @@ def draw_diagnostics(
     drawn = {
         "qq_diagnostics": qq_diagnostics(*tables, counts),
         "qq_by_feature": qq_by_feature(*tables),
+        "agreement": agreement(tables[0], p_floor),
     }
     _save(drawn, figures)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from condrand import agreement
 from condrand.calibration import calibration_table, flagged_controls, verdict
 from condrand.errors import listed
 from condrand.fdr import benjamini_hochberg, fdr_per_target
@@ -62,7 +63,7 @@ FEW_FOR_WELCH = 100
 def merge_analysis(
     batches: list[str | Path],
     outcome: str | Path,
-    p_floor: float | None,
+    p_floors: tuple[float | None, float | None],
     written: Mapping[str, str | Path],
 ) -> None:
     """Step of rule merge_effects: join the batches, and adjust for multiple testing.
@@ -72,8 +73,9 @@ def merge_analysis(
     batches : list of str or pathlib.Path
         Each keeps the results contract, with a leading column ``kind``.
     outcome : str or pathlib.Path
-    p_floor : float or None
-        Smallest p value that can be attained, where all are empirical.
+    p_floors : (float or None, float or None)
+        Smallest p values that can be counted in the resamples of all tests, and that can be
+        reported where all are counted.
     written : mapping
         Files to write: ``effects``, ``controls``, ``ntc_groups`` (Parquet), ``effects_tsv``,
         ``controls_tsv``, ``calibration``, ``flagged_controls``, ``verdict``.
@@ -92,13 +94,12 @@ def merge_analysis(
         name: _merge_kind(tables, kind, features, written[name], written.get(f"{name}_tsv"))
         for name, kind in kinds.items()
     }
-    found = calibration_table(*judged.values(), p_floor=p_floor)
+    found = calibration_table(*judged.values(), p_floor=p_floors[0])
     write_tsv(found, written["calibration"])
     suspects = flagged_controls(judged["controls"])
     write_tsv(suspects, written["flagged_controls"])
-    if not (judged["controls"]["p_source"] == "empirical").all():
-        p_floor = None
-    sentence = verdict(found, suspects, p_floor=p_floor)
+    all_counted = (judged["controls"]["p_source"] == "empirical").all()
+    sentence = verdict(found, suspects, p_floor=p_floors[1] if all_counted else None)
     write_text(sentence + "\n", written["verdict"])
     log.info(
         "%d batches, %d tests of targets, %d of controls, %d of NTC groups, %.1f s",
@@ -161,6 +162,7 @@ def summarize(
     warnings: list[str],
     fdr: float,
     places: dict[str, str],
+    tails: str = "",
 ) -> str:
     """A few plain lines about an analysis.
 
@@ -177,6 +179,8 @@ def summarize(
         Threshold of a discovery.
     places : dict of str to str
         What is where, for the last lines.
+    tails : str
+        How small p values were refined, where they may have been.
     """
     tested = effects["p_value"].notna()
     found = effects["fdr"] <= fdr
@@ -197,12 +201,18 @@ def summarize(
     whole = skipped[~skipped["target"].isin(effects.loc[tested, "target"])]
     for why, rows in whole.groupby("note", observed=True):
         lines.append(("skipped", f"{listed(rows['target'])}: {why}"))
-    lines += [("p values", _sources_words(effects)), ("controls", verdict)]
+    lines.append(("p values", _sources_words(effects)))
+    if tails:
+        lines.append(("tails", tails))
+    lines.append(("controls", verdict))
     return _text_of(effects, lines, warnings, places)
 
 
 def cautions(
-    effects: pd.DataFrame, header: OutcomeHeader, fdr: float, p_floor: float | None
+    effects: pd.DataFrame,
+    header: OutcomeHeader,
+    fdr: float,
+    p_floors: tuple[float | None, float | None],
 ) -> list[str]:
     """What a reader should know of the p values of such tests.
 
@@ -211,20 +221,25 @@ def cautions(
     effects : pandas.DataFrame
     header : OutcomeHeader
     fdr : float
-    p_floor : float or None
-        Smallest empirical p value that can be attained.
+    p_floors : (float or None, float or None)
+        Smallest p values that can be counted in the resamples of all tests, and that can be
+        reported where all are counted.
     """
     tested = effects["p_value"].notna()
     warnings = []
+    counted, floor = p_floors
     if (
-        p_floor is not None
+        floor is not None
         and (effects.loc[tested, "p_source"] == "empirical").all()
-        and p_floor * tested.sum() > fdr
+        and floor * tested.sum() > fdr
     ):
+        wanted = f"{tested.sum() / fdr:,.0f}"
+        mend = f"raise `resamples` to {wanted}, or use `calibration: adaptive`"
+        if floor != counted:
+            mend = f"give the last stage of `refine` {wanted} `resamples`"
         warnings.append(
-            f"no p value is below {p_floor:.2g}, so a test alone among {tested.sum():,} cannot "
-            f"pass FDR {fdr:g}: raise `resamples` to {tested.sum() / fdr:,.0f}, or use "
-            "`calibration: skew_normal`"
+            f"no p value is below {floor:.2g}, so a test alone among {tested.sum():,} cannot "
+            f"pass FDR {fdr:g}: {mend}"
         )
     few = effects.loc[tested & (effects["n_target"] < FEW_TREATED), "target"].nunique()
     if few and header.statistic == "ols":
@@ -244,7 +259,7 @@ def cautions(
         warnings.append(
             f"{few} targets have fewer than {FEW_FOR_WELCH} treated cells, where the null of "
             "Welch's t has heavier tails than a skew-normal: p values below 0.01 are up to twice "
-            "too small. Use `calibration: empirical`, or `statistic: ols_t`"
+            "too small. Use `calibration: adaptive`, or `statistic: ols_t`"
         )
     if header.statistic in OF_RESIDUALS and not header.residualize:
         warnings.append(
@@ -262,16 +277,19 @@ def write_summary(
     verdict: str | Path,
     summary: str | Path,
     fdr: float,
-    p_floor: float | None,
+    p_floors: tuple[float | None, float | None],
 ) -> None:
     """Step of rule summarize: see :func:`summarize`."""
     folder = Path(summary).parent
     places = {"effects": str(folder / "effects.tsv.gz"), "figures": str(folder / "plots")}
     header, table = read_header(outcome), read_parquet(effects)
     control = f"{CONTROL_WORDS[header.control]}: {header.control_reason}"
-    warnings = cautions(table, header, fdr, p_floor) + trend_warnings(read_tsv(trends))
+    warnings = cautions(table, header, fdr, p_floors) + trend_warnings(read_tsv(trends))
     sentence = read_text(verdict).strip()
-    write_text(summarize(table, control, sentence, warnings, fdr, places), summary)
+    tails = ""
+    if p_floors[0] is not None:
+        tails = agreement.verdict(agreement.agreement(table, p_floors[0]))
+    write_text(summarize(table, control, sentence, warnings, fdr, places, tails), summary)
 
 
 def comparison_cautions(effects: pd.DataFrame) -> list[str]:

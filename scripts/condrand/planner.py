@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from condrand import plan
-from condrand.config import OF_SAMPLES, analyses_of
+from condrand.config import OF_SAMPLES, analyses_of, refine_stages
 
 # Seconds of a job beyond its work: on a cluster Snakemake starts twice in each, then the script.
 START_S = 4.0
@@ -182,18 +182,37 @@ class Work:
         blocks = math.ceil(self.n_blocks / scatter.shards)
         work = self.ratio * self.seconds(units, treated, blocks)
         once = START_S + self.size["read_mb"] / READ_MB_S
-        propensity = 0.0
+        propensity, stages = 0.0, []
         if self.engine == "crt":
             propensity = plan.propensity_seconds(self.size["outcome_mb"], units)
+            stages = self._refine_seconds(units, treated, scatter.shards)
+        refined = sum(n_shards * once + seconds for n_shards, seconds in stages)
+        longest = max((seconds / n_shards for n_shards, seconds in stages), default=0.0)
         return Job(
             n_jobs=batches * scatter.shards,
             seconds=once + work / scatter.threads,
-            cpu_seconds=batches * (propensity + scatter.shards * (once + work)),
+            cpu_seconds=batches * (propensity + scatter.shards * (once + work) + refined),
             before=once + propensity,
+            n_refine_jobs=batches * sum(n_shards for n_shards, _ in stages),
+            after=once + longest / scatter.threads,
             mem_mb=self._mem_mb(units, blocks, scatter.threads),
             runtime_min=self._runtime_min(units, treated, blocks, scatter),
             disk_mb=self._disk_mb(scatter.shards),
         )
+
+    def _refine_seconds(
+        self, units: float, treated: float, shards: int
+    ) -> list[tuple[int, float]]:
+        """Shards of each stage of refining a batch, and its work in seconds of one core."""
+        size = self.size
+        tests = units * size["n_features"]
+        return [
+            (
+                plan.refine_shards(shards, size["resamples"], stage),
+                plan.refine_seconds(size["outcome_mb"], tests, units, treated, stage),
+            )
+            for stage in size["stages"]
+        ]
 
     def _mem_mb(self, units: int, blocks: int, threads: int) -> int:
         size = self.size
@@ -221,8 +240,9 @@ class Work:
     def _disk_mb(self, shards: int) -> float:
         tests = self.n_units * self.size["n_features"]
         of_shard = _SHARD_BYTES.get(self.engine, 0)
-        # Each shard of resamples has all features; shards of features share them.
-        times = shards if self.engine == "crt" else 1
+        # Each shard of resamples has all features, and so has what they are merged to; shards of
+        # features share them.
+        times = shards + 1 if self.engine == "crt" else 1
         return self.size["stored_mb"] + tests * (of_shard * times + _TABLE_BYTES) / 2**20
 
 
@@ -239,6 +259,10 @@ class Job:
         Of all of them, and of the fits of propensities before them.
     before : float
         Expected wall time of the job before a batch's shards.
+    n_refine_jobs : int
+        Of all stages that find small p values anew.
+    after : float
+        Expected wall time of the longest of them.
     mem_mb, runtime_min : int
         What the rule asks for, for the largest job at its first attempt.
     disk_mb : float
@@ -249,9 +273,16 @@ class Job:
     seconds: float
     cpu_seconds: float
     before: float
+    n_refine_jobs: int
+    after: float
     mem_mb: int
     runtime_min: int
     disk_mb: float
+
+    @property
+    def longest(self) -> float:
+        """Expected wall time of the longest job of a batch, seconds."""
+        return max(self.seconds, self.before, self.after if self.n_refine_jobs else 0.0)
 
 
 @dataclass(frozen=True)
@@ -289,8 +320,9 @@ class Plan:
     def n_all_jobs(self) -> int:
         """About how many jobs the run has."""
         batches = self.scatter.batches
-        of_batches = sum({"crt": 2, "dex": 1}.get(work.engine, 0) * batches for work in self.works)
-        return self.n_jobs + of_batches + SINGLE_JOBS * len(self.works)
+        of_batches = sum({"crt": 3, "dex": 1}.get(work.engine, 0) * batches for work in self.works)
+        refining = sum(job.n_refine_jobs for job in self.jobs)
+        return self.n_jobs + refining + of_batches + SINGLE_JOBS * len(self.works)
 
     @property
     def cpu_hours(self) -> float:
@@ -300,8 +332,8 @@ class Plan:
 
     @property
     def longest_s(self) -> float:
-        """Expected wall time of the longest shard job."""
-        return max((max(job.seconds, job.before) for job in self.jobs), default=0.0)
+        """Expected wall time of the longest job of a batch."""
+        return max((job.longest for job in self.jobs), default=0.0)
 
 
 def ratio_of(work: Work, measured: Iterable[Measured]) -> tuple[float, int]:
@@ -381,7 +413,8 @@ def _size(analysis: Mapping[str, Any], shape: Shape) -> tuple[dict[str, Any], in
     outcome_mb = 8 * shape.n_cells * per_cell / 2**20
     outcome_mb += 12 * values.n_stored / 2**20 if values.is_sparse else 0
     size |= {"outcome_mb": outcome_mb, "read_mb": outcome_mb, "n_treated": n_treated}
-    size["stored_mb"] = values.mb + outcome_mb
+    size |= {"stored_mb": values.mb + outcome_mb, "stages": refine_stages(analysis)}
+    size["resamples"] = analysis["resamples"]
     return size, n_units, plan.n_blocks(analysis["resamples"])
 
 
@@ -455,7 +488,7 @@ def propose(
     wanted_s = 60 * minutes
     whole = [work.job(Scatter(threads=threads)) for work in works]
     one = sum(work.ratio * work.seconds(*_all_of(work)) for work in works)
-    one += sum(job.before for job in whole)
+    one += sum(job.before + threads * job.after * (job.n_refine_jobs > 0) for job in whole)
     is_small = one <= wanted_s
     scatter = Scatter(threads=threads) if is_small else _cheapest(works, wanted_s, threads)
     jobs = [work.job(scatter) for work in works]
@@ -477,7 +510,7 @@ def _cheapest(works: list[Work], wanted_s: float, threads: int) -> Scatter:
         for shards in _steps(max(work.n_blocks for work in works)):
             scatter = Scatter(batches, shards, threads)
             jobs = [work.job(scatter) for work in works]
-            longest = max(max(job.seconds, job.before) for job in jobs)
+            longest = max(job.longest for job in jobs)
             if sum(job.n_jobs for job in jobs) > MOST_JOBS and (batches, shards) != (1, 1):
                 continue
             # What is written costs time as well.

@@ -18,7 +18,9 @@ RESULTS_VERSION = {
     "normalize": 2,
     "crt_propensity": 2,
     "crt_shard": 2,
-    "crt_merge": 2,
+    "crt_merge": 3,
+    "crt_refine": 1,
+    "crt_effects": 1,
     "crt_ntc_null": 1,
     "dex_groups": 1,
     "dex_shard": 1,
@@ -36,7 +38,7 @@ RESULTS_VERSION = {
     "kompot_null": 1,
     "kompot_effects": 1,
     "kompot_panels": 1,
-    "merge": 2,
+    "merge": 3,
     "plots": 2,
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from condrand.covariates import orthonormal_basis, standardize
-from condrand.engines import crt, dex
+from condrand.engines import crt, crt_refine, dex
 from condrand.gp.covariance import matern52
 from condrand.io.outcome import Outcome
 from condrand.io.tables import write_text
@@ -47,7 +47,11 @@ def warm(stamp: str | Path) -> None:
         for sampler in SAMPLERS:
             choice = {"sampler": sampler, "stratify": STRATIFY}
             batch = crt.prepare(shared, ["target"], ["A"], cells, **choice)
-            crt.resample(shared, batch, range(1), resamples=19, seed=0, **choice)
+            summaries = crt.resample(shared, batch, range(1), resamples=19, seed=0, **choice)
+            if not SAMPLERS[sampler].needs_strata:
+                stage = {"below": 1.0, "method": "importance", "resamples": 19}
+                draws = crt_refine.Draws(0, "two_sided", **choice)
+                crt_refine.refined_p_values(shared, batch, summaries, [stage], draws)
     for dtype in (np.float32, np.float64, np.int32):
         counts = random.poisson(1.0, (n_cells, 3)).astype(dtype)
         for rows in (counts, sp.csr_matrix(counts)):

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import condrand
-from condrand.config import normalize_settings
-from condrand.engines import crt, crt_steps
+from condrand.config import normalize_settings, refine_stages
+from condrand.engines import crt, crt_refine_steps, crt_steps
 from condrand.engines.ntc_null import write_ntc_null
 from condrand.io.outcome import read_outcome
 from condrand.normalize import normalize
@@ -72,13 +72,56 @@ def workflow(stages):
         shards = [folder / "0.npz", folder / "1.npz"]
         for shard, blocks in zip(shards, [(0, 1), (1, n_blocks(B))], strict=True):
             crt_steps.resample_shard(outcome, propensity, shard, blocks, B, SEED, 1, settings)
-        crt_steps.merge_batch(
-            outcome, propensity, shards, merged, folder / "n.tsv", ("s", "a"), settings, SEED
+        null, refinement = folder / "null.h5", refine_stages(settings)
+        crt_steps.merge_batch(outcome, propensity, shards, null, folder / "n.tsv", settings, SEED)
+        parts = []
+        for number in range(1, 1 + len(refinement)):
+            given = {**settings, "stages": refinement[:number]}
+            before = list(parts)
+            for s in (0, 1):
+                parts.append(folder / f"stage-{number}" / f"{s}.h5")
+                crt_refine_steps.refine_shard(
+                    *(outcome, propensity, null, before, parts[-1], (s, 2), given, SEED, 1)
+                )
+        given = {**settings, "stages": refinement}
+        crt_refine_steps.write_effects(
+            outcome, propensity, null, parts, merged, ("s", "a"), given, SEED
         )
         table = pd.read_parquet(merged)
         return table[table["kind"] == "target"]
 
     return run
+
+
+ADAPTIVE = {"calibration": "adaptive"}
+
+
+@pytest.mark.parametrize(
+    ("analysis", "call"),
+    [
+        (ADAPTIVE, {**ADAPTIVE, "test_stat": "ols_t"}),
+        ({"calibration": "importance", "statistic": "ols"}, {"calibration": "importance"}),
+        ({"calibration": "saddlepoint", "statistic": "ols"}, {"calibration": "saddlepoint"}),
+        (
+            {**ADAPTIVE, **WITHOUT_BURDEN, "statistic": "ols"},
+            {**ADAPTIVE, "resampling_method": "stratified_perm"},
+        ),
+    ],
+    ids=["adaptive", "importance", "saddlepoint", "adaptive, stratified"],
+)
+def test_refined_p_values_of_a_notebook_are_those_of_the_workflow(
+    workflow, inputs, analysis, call
+):
+    table = workflow(controls="none", **analysis)
+    expected = wide(table, "p_value")
+    out = condrand.run_all_genes_union_crt(
+        inputs, list(expected.index), B=B, n_jobs=2, base_seed=SEED, **call
+    )
+    np.testing.assert_allclose(out["pvals_df"][list(expected)], expected, rtol=1e-9)
+    source = table.pivot(index="target", columns="feature", values="p_source")[list(expected)]
+    np.testing.assert_array_equal(out["p_source_df"][list(expected)], source)
+    if analysis["calibration"] != "adaptive":
+        assert (source == analysis["calibration"]).all(axis=None)
 
 
 def wide(table, column):

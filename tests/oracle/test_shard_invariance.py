@@ -8,10 +8,11 @@ import scipy.sparse as sp
 
 from condrand.covariates import orthonormal_basis, standardize
 from condrand.engines import crt
+from condrand.engines.crt_refine import Draws, Tests, costs, refine
 from condrand.io.outcome import Outcome
 from condrand.normalize import OF_RESIDUALS
 from condrand.nulls.summary import NullSummary
-from condrand.plan import BLOCK, n_blocks
+from condrand.plan import BLOCK, even_run, n_blocks
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY
 from condrand.statistics import STATISTICS
@@ -145,6 +146,57 @@ def test_shards_threads_and_company_change_no_bit(sampler, statistic, control, s
     assert counts["a group and a target"].sum() == BLOCK * N_FEATURES
     _, rest = run(screen, shared, sampler, [5], [0, end], 1)
     np.testing.assert_array_equal(counts["a group and a target"] + rest, plain_counts)
+
+
+STAGES = {
+    "importance": {"method": "importance", "resamples": 150},
+    "saddlepoint": {"method": "saddlepoint"},
+    # Three blocks, the last cut short.
+    "resamples": {"method": "resamples", "resamples": RESAMPLES},
+}
+
+
+def refined(screen, shared, sampler, order, stage, n_shards, threads):
+    """What a stage finds of each unit and feature, all of which go on to it."""
+    which = [[getattr(screen, key)[g] for g in order] for key in ("kinds", "names", "treated")]
+    batch = crt.prepare(shared, *which, sampler=sampler, stratify=STRATA)
+    tests = Tests.at_most(1.0, np.where(batch.scale > 0, 0.5, np.nan))
+    assert tests.size == len(order) * N_FEATURES
+    cost = costs(batch, tests, stage).tolist()
+    draws = Draws(6, "two_sided", sampler, STRATA)
+    parts = [
+        refine(shared, batch, tests, range(*run), stage, 1, draws, threads)
+        for run in (even_run(cost, n_shards, shard) for shard in range(n_shards))
+        if run[0] < run[1]
+    ]
+    join = sum if stage["method"] == "resamples" else np.concatenate
+    return {
+        name: {
+            key: join([part[key] for part in parts])[tests.unit == i].tobytes() for key in parts[0]
+        }
+        for i, name in enumerate(batch.names)
+    }
+
+
+@pytest.mark.parametrize(
+    ("sampler", "statistic", "control", "method"),
+    [
+        (sampler, statistic, control, method)
+        for (sampler, statistic, control), method in product(COMBINATIONS, STAGES)
+        if method == "resamples" or (sampler == "bernoulli_index" and statistic != "welch")
+    ],
+)
+def test_shards_threads_and_company_change_no_bit_of_what_is_refined(
+    sampler, statistic, control, method, screen
+):
+    given = (screen, screen.outcome(statistic, *CONTROLS[control]), sampler)
+    stage, everything = STAGES[method], [0, 1, 2, 3, 4, 5]
+    plain = refined(*given, everything, stage, 1, 1)
+    splits = ((everything, 2, 1), (everything, 7, 2), ([5, 3, 0, 4, 2, 1], 3, 2), ([1], 1, 4))
+    for order, n_shards, threads in splits:
+        found = refined(*given, order, stage, n_shards, threads)
+        assert found == {name: plain[name] for name in found}
+        assert len(found) == len(order)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -70,6 +70,7 @@ SIGNATURES = {
         "skew_normal_side_code": 0,
         **STATISTIC,
         **COMPARED,
+        "calibration": None,
     },
     "run_all_genes_union_crt": {
         "inputs": REQUIRED,
@@ -91,6 +92,7 @@ SIGNATURES = {
         "return_format": "dict",
         **STATISTIC,
         **COMPARED,
+        "calibration": None,
     },
     "store_results_in_adata": {
         "adata": REQUIRED,

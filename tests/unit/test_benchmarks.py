@@ -20,6 +20,25 @@ def test_the_benchmark_of_crt_runs_on_a_small_screen():
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_tails_runs_on_a_few_tests(monkeypatch):
+    monkeypatch.delenv("CONDRAND_DATA", raising=False)
+    small = ["--draws", "102400", "--tilted", "2000", "--observed", "20480", "--replicates", "1"]
+    small += ["--statistics", "ols", "--cells", "800", "--treated", "25", "--tests", "20000"]
+    small += ["--screens", "1"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "tails.py", "accuracy", "null", *small],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for words in (
+        *("Plain resamples beyond the observed value against tilted draws", "Error by decade"),
+        *("Rejection rate over nominal, ols", "adaptive", "skew_normal", "saddlepoint"),
+    ):
+        assert words in done.stdout
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_dex_runs_on_a_small_screen_without_peers(tmp_path):
     small = ["--peers", "none", "--cells", "1500", "--features", "200", "--targets", "8"]
     done = subprocess.run(

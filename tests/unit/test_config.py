@@ -19,6 +19,7 @@ from condrand.config import (
     needs_of,
     normalize_settings,
     outcomes_of,
+    refine_stages,
 )
 from condrand.errors import InputError
 from condrand.samplers.strata import STRATIFY
@@ -440,6 +441,75 @@ def test_what_the_null_of_ntc_guides_cannot_do_is_named(refusal, schema, keys, w
     says(refusal(with_analysis(f"{EMPIRICAL}, {keys}")), "ntc_empirical", *words, "1 problem\n")
     # By itself it is fine.
     complete_config(yaml.safe_load(with_analysis(keys)), schema, SOURCE)
+
+
+def test_the_null_of_ntc_guides_takes_the_default_calibration_and_reads_no_stages(schema, refusal):
+    for keys in ("", ", calibration: empirical", ", calibration: adaptive"):
+        config = yaml.safe_load(with_analysis(f"{EMPIRICAL}{keys}"))
+        analysis = complete_config(config, schema, SOURCE)["analyses"]["crt"]
+        assert refine_stages(analysis) == []
+    message = refusal(with_analysis(f"{EMPIRICAL}, refine: [{{below: 0.1, method: resamples}}]"))
+    says(message, "crt.refine: is", "nothing is refined", "1 problem\n")
+
+
+STAGE = "{below: 0.01, method: importance}"
+
+
+def test_small_p_values_are_refined_by_default_and_stages_are_completed(schema):
+    config = yaml.safe_load(GOOD)
+    analysis = complete_config(config, schema, SOURCE)["analyses"]["crt"]
+    assert (analysis["calibration"], analysis["refine"]) == ("adaptive", "auto")
+    keys = f"refine: [{STAGE}, {{below: 1.0e-4, method: resamples, resamples: 1.0e+6}}]"
+    analysis = complete_config(yaml.safe_load(with_analysis(keys)), schema, SOURCE)
+    assert refine_stages(analysis["analyses"]["crt"]) == [
+        {"below": 0.01, "method": "importance", "resamples": 255},
+        {"below": 0.0001, "method": "resamples", "resamples": 1_000_000},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("refine: [{below: 0, method: importance}]", ["refine[0].below", "0 is less than or"]),
+        ("refine: [{below: 2, method: importance}]", ["refine[0].below", "2 is greater than"]),
+        ("refine: [{method: importance}]", ["refine[0]", "'below' is a required property"]),
+        ("refine: [{below: 0.1, method: importanc}]", ["method: is 'importanc'", "'importance'?"]),
+        (
+            "refine: [{below: 0.1, method: resamples, resample: 9}]",
+            ["unknown key", "'resamples'?"],
+        ),
+        ("refine: []", ["crt.refine: "]),
+        ("refine: always", ["crt.refine: is 'always'"]),
+        (
+            "refine: [{below: 0.01, method: resamples}, {below: 0.01, method: importance}]",
+            ["crt.refine: has stages below 0.01, 0.01", "let `below` fall"],
+        ),
+        (
+            "refine: [{below: 0.1, method: saddlepoint, resamples: 99}]",
+            ["refine[0].resamples: is given", "nothing is drawn"],
+        ),
+        (
+            f"calibration: skew_normal, refine: [{STAGE}]",
+            ["crt.refine: is given, and calibration is 'skew_normal'"],
+        ),
+        (
+            f"statistic: welch, refine: [{STAGE}]",
+            ["refine[0].method: is 'importance'", "'welch'", "use `method: resamples`"],
+        ),
+        (
+            f"{BY_STRATA}, calibration: saddlepoint",
+            ["crt.calibration: is 'saddlepoint'", "'stratified_perm'", "bernoulli_index"],
+        ),
+    ],
+)
+def test_stages_that_cannot_be_are_explained(refusal, keys, words):
+    says(refusal(with_analysis(keys)), *words, "1 problem\n")
+
+
+def test_all_that_is_wrong_with_stages_is_listed_together(refusal):
+    stages = "[{below: 0.1, method: importance}, {below: 0.5, method: saddlepoint}]"
+    message = refusal(with_analysis(f"statistic: welch, refine: {stages}"))
+    says(message, "refine[0].method", "refine[1].method", "below 0.1, 0.5", "3 problems")
 
 
 @pytest.mark.parametrize("statistic", ["ols", "ols_t"])

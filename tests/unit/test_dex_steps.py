@@ -175,7 +175,7 @@ class Steps:
         """Merge all batches; give the tables' bytes."""
         tables = [self.merge(batch) for batch in range(self.n_batches)]
         written = {key: self.folder / name for key, name in WRITTEN.items()}
-        merge_analysis(tables, self.outcome, None, written)
+        merge_analysis(tables, self.outcome, (None, None), written)
         return {name: (self.folder / name).read_bytes() for name in WRITTEN.values()}
 
     def run(self) -> dict[str, bytes]:

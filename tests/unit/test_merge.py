@@ -53,7 +53,7 @@ def merge_tables(tmp_path):
         tables = {name: tmp_path / f"{name}.parquet" for name in TABLES}
         texts = ("effects_tsv", "controls_tsv", "calibration", "flagged_controls", "verdict")
         written = {**tables, **{name: tmp_path / f"{name}.tsv" for name in texts}}
-        merge_analysis(paths, tmp_path / "outcome.h5ad", None, written)
+        merge_analysis(paths, tmp_path / "outcome.h5ad", (None, None), written)
         return {name: read_parquet(path) for name, path in tables.items()}
 
     return merge
@@ -104,7 +104,7 @@ def test_a_row_group_of_several_units_or_a_part_of_one_changes_nothing(
     texts = ("effects_tsv", "controls_tsv", "calibration", "flagged_controls", "verdict")
     written = {**tables, **{name: tmp_path / f"{name}.tsv" for name in texts}}
     merge_analysis(
-        sorted(tmp_path.glob("batch-*.parquet")), tmp_path / "outcome.h5ad", None, written
+        sorted(tmp_path.glob("batch-*.parquet")), tmp_path / "outcome.h5ad", (None, None), written
     )
     for name, path in tables.items():
         pd.testing.assert_frame_equal(read_parquet(path), expected[name], check_exact=True)
@@ -137,6 +137,9 @@ def test_the_summary_counts_tests_discoveries_and_skipped_targets(batches, merge
     assert "discoveries  3 at FDR 0.05, in 2 targets" in text
     assert "skipped      EMPTY: no treated cell" in text
     assert "controls     Controls: y." in text
+    assert "tails" not in text
+    told = summarize(effects, "", "", [], 0.05, places, "none in doubt")
+    assert "\n  tails        none in doubt\n  controls" in told
     assert "warning      mind z" in text
     assert "results/e.tsv.gz" in text
 
@@ -167,55 +170,60 @@ def effects(batches, merge_tables):
     ids=str,
 )
 def test_where_all_is_well_nothing_is_said(effects, changes):
-    assert cautions(effects, header(**changes), 0.05, 1e-9) == []
+    assert cautions(effects, header(**changes), 0.05, (1e-9, 1e-9)) == []
 
 
 def test_a_floor_that_no_lone_test_can_pass_is_said(effects):
-    (said,) = cautions(effects, header(), 0.05, 1 / 20)
-    assert "no p value is below 0.05" in said and "raise `resamples` to 80" in said
+    (said,) = cautions(effects, header(), 0.05, (1 / 20, 1 / 20))
+    assert "no p value is below 0.05" in said
+    assert "raise `resamples` to 80, or use `calibration: adaptive`" in said
+    # Refined by plain resamples: those of the last stage are too few.
+    (said,) = cautions(effects, header(), 0.05, (1 / 4, 1 / 20))
+    assert "no p value is below 0.05" in said
+    assert "give the last stage of `refine` 80 `resamples`" in said
     # 4 tests at FDR 0.05 need a p of 0.0125.
-    assert cautions(effects, header(), 0.05, 0.0125) == []
-    assert cautions(effects, header(), 0.05, None) == []
+    assert cautions(effects, header(), 0.05, (0.0125, 0.0125)) == []
+    assert cautions(effects, header(), 0.05, (1 / 20, None)) == []
     # A fitted tail has no floor.
     effects.loc[effects["target"] == "A", "p_source"] = "skew_normal"
-    assert cautions(effects, header(), 0.05, 1 / 20) == []
+    assert cautions(effects, header(), 0.05, (1 / 20, 1 / 20)) == []
 
 
 def test_few_treated_cells_are_said_where_the_coefficient_itself_is_the_statistic(effects):
     # A target that is not tested is not counted.
     effects["n_target"] = effects["target"].map({"A": 49, "B": 50, "EMPTY": 0})
-    (said,) = cautions(effects, header(statistic="ols"), 0.05, 1e-9)
+    (said,) = cautions(effects, header(statistic="ols"), 0.05, (1e-9, 1e-9))
     assert said.startswith("1 targets have fewer than 50 treated cells")
     assert "`statistic: ols_t` is not" in said
-    assert cautions(effects, header(statistic="ols_t"), 0.05, 1e-9) == []
+    assert cautions(effects, header(statistic="ols_t"), 0.05, (1e-9, 1e-9)) == []
     effects["n_target"] = 50
-    assert cautions(effects, header(statistic="ols"), 0.05, 1e-9) == []
+    assert cautions(effects, header(statistic="ols"), 0.05, (1e-9, 1e-9)) == []
 
 
 def test_cells_of_one_guide_that_are_compared_with_all_others_are_said(effects):
-    (said,) = cautions(effects, header(moi_one=0.83), 0.05, 1e-9)
+    (said,) = cautions(effects, header(moi_one=0.83), 0.05, (1e-9, 1e-9))
     assert said.startswith("83 % of the cells carry exactly one guide")
     assert "Use `control: ntc`" in said
     for changes in ({"moi_one": 0.5}, {"moi_one": 0.83, "control": "ntc"}):
-        assert cautions(effects, header(**changes), 0.05, 1e-9) == []
+        assert cautions(effects, header(**changes), 0.05, (1e-9, 1e-9)) == []
 
 
 def test_few_treated_cells_are_said_where_the_tail_of_welch_is_fitted(effects):
     given = header(statistic="welch", residualize=True)
     effects["n_target"] = effects["target"].map({"A": 99, "B": 50, "EMPTY": 0})
     effects.loc[effects["target"] == "A", "p_source"] = "skew_normal"
-    (said,) = cautions(effects, given, 0.05, 1e-9)
+    (said,) = cautions(effects, given, 0.05, (1e-9, 1e-9))
     # B's p values are empirical.
     assert said.startswith("1 targets have fewer than 100 treated cells")
     effects["n_target"] = 100
-    assert cautions(effects, given, 0.05, 1e-9) == []
+    assert cautions(effects, given, 0.05, (1e-9, 1e-9)) == []
 
 
 @pytest.mark.parametrize("statistic", ["rank", "welch"])
 def test_a_statistic_that_does_not_see_the_covariates_is_said(effects, statistic):
     for control in ("complement", "ntc"):
         given = header(statistic=statistic, residualize=False, control=control)
-        (said,) = cautions(effects, given, 0.05, 1e-9)
+        (said,) = cautions(effects, given, 0.05, (1e-9, 1e-9))
         assert said.startswith(f"the statistic {statistic} does not see the covariates")
         assert "Use `residualize: true`" in said
 
@@ -223,7 +231,7 @@ def test_a_statistic_that_does_not_see_the_covariates_is_said(effects, statistic
 def test_all_that_should_be_known_is_said_together(effects):
     for statistic in ("ols", "welch"):
         given = header(statistic=statistic, moi_one=0.9)
-        assert len(set(cautions(effects, given, 0.05, 1 / 20))) == 3
+        assert len(set(cautions(effects, given, 0.05, (1 / 20, 1 / 20)))) == 3
 
 
 def test_the_annotated_copy_holds_the_tables_and_is_otherwise_the_input(

@@ -29,6 +29,7 @@ from condrand.statistics import ols
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 CRT = {"engine": "crt", "resamples": 102_300}
+EMPIRICAL = {"calibration": "empirical"}
 
 
 def complete(analyses: dict, **screen) -> dict:
@@ -109,11 +110,32 @@ def test_units_are_targets_guides_and_groups_of_them_as_configured():
     assert (work.n_units, work.size["n_treated"]) == (2, round(6 * per_guide))
 
 
+def test_jobs_that_refine_small_p_values_are_counted():
+    shapes, scatter = {"S": shape()}, Scatter(10, 4)
+    stages = [{"below": 0.01, "method": "importance"}, {"below": 1e-4, "method": "saddlepoint"}]
+    found = {}
+    for name, given in (
+        ("none", EMPIRICAL),
+        ("one", {}),
+        ("two", {"refine": stages}),
+        ("all", {"calibration": "importance"}),
+    ):
+        (work,) = planner.works_of(complete({"A": {**CRT, "resamples": 1023, **given}}), shapes)
+        found[name] = work.job(scatter)
+    assert [job.n_refine_jobs for job in found.values()] == [0, 40, 80, 40]
+    assert found["none"].cpu_seconds < found["one"].cpu_seconds < found["all"].cpu_seconds
+    # Every test by importance costs more than the resamples before it.
+    assert found["all"].after > found["all"].seconds
+    assert found["all"].longest >= found["all"].after
+    assert found["none"].longest == max(found["none"].seconds, found["none"].before)
+
+
 def test_twice_the_resamples_are_twice_the_work():
     hours = [
-        propose(complete({"A": {**CRT, "resamples": n * 1024}}), {"S": shape()}).jobs[0]
+        propose(complete({"A": {**CRT, **EMPIRICAL, "resamples": n * 1024}}), {"S": shape()})
         for n in (100, 200)
     ]
+    hours = [found.jobs[0] for found in hours]
     assert hours[1].cpu_seconds == pytest.approx(2 * hours[0].cpu_seconds, rel=0.1)
 
 
@@ -124,8 +146,8 @@ def test_a_small_screen_is_not_split_and_is_run_locally():
     assert found.is_small
     assert brief(found.scatter) == (1, 1, 1)
     assert "run it locally" in planner.plan_text(found, "demo")
-    # Of the same screen a hundred times the resamples.
-    config["analyses"]["crt"]["resamples"] *= 100
+    # Of the same screen a thousand times the resamples.
+    config["analyses"]["crt"]["resamples"] *= 1000
     found = propose(config, {"demo": read_shape(config, "demo")})
     assert not found.is_small and found.n_jobs > 1
     assert "run it locally" not in planner.plan_text(found, "demo")

@@ -70,6 +70,9 @@ def test_reported_controls_are_drawn_where_a_tail_was_fitted():
     np.testing.assert_allclose(y, np.sort(groups["neg_log10_p"])[::-1])
     y = artist(figure, "controls-empirical").get_ydata()
     np.testing.assert_allclose(y, -np.log10(np.sort(groups["p_empirical"])))
+    # Refined by fresh resamples, they are empirical too.
+    figure = qq_diagnostics(EFFECTS, groups.assign(p_source="empirical"))
+    assert artists(figure, "controls-reported")
     # An engine without resamples has no empirical p values.
     figure = qq_diagnostics(EFFECTS, groups.assign(p_empirical=np.nan))
     assert artists(figure, "controls-reported")

@@ -123,7 +123,7 @@ def tiny_config(**screen: Any) -> dict[str, Any]:
         "screens": {
             "S": screen or {"simulate": {"n_cells": 500, "n_programs": 3, "n_targets": 6}}
         },
-        "analyses": {"A": {"engine": "crt", "resamples": 2048, "calibration": "skew_normal"}},
+        "analyses": {"A": {"engine": "crt", "resamples": 2048}},
         "scatter": {"batches": 2, "shards": 2},
     }
 

@@ -17,7 +17,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from condrand.config import complete_config, needs_of, normalize_settings
+from condrand.config import (
+    complete_config,
+    needs_of,
+    normalize_settings,
+    p_floors,
+    refine_stages,
+)
+from condrand.engines.crt_refine_steps import refine_shard, write_effects
 from condrand.engines.crt_steps import (
     join_null_counts,
     merge_batch,
@@ -100,9 +107,22 @@ def make_analysis(
             )
         merged.append(folder / f"batch-{batch}.parquet")
         counts.append(folder / f"batch-{batch}.crt_null.tsv")
-        merge_batch(outcome, propensity, paths, merged[-1], counts[-1], ("S", "A"), settings, seed)
+        null = folder / f"batch-{batch}" / "null.h5"
+        merge_batch(outcome, propensity, paths, null, counts[-1], settings, seed)
+        stages = refine_stages(settings)
+        refined = []
+        for number in range(1, 1 + len(stages)):
+            given, before = {**settings, "stages": stages[:number]}, list(refined)
+            for s in range(shards):
+                refined.append(folder / f"batch-{batch}" / f"stage-{number}" / f"{s}.h5")
+                refine_shard(
+                    *(outcome, propensity, null, before, refined[-1], (s, shards), given),
+                    *(seed, threads),
+                )
+        given = {**settings, "stages": stages}
+        write_effects(outcome, propensity, null, refined, merged[-1], ("S", "A"), given, seed)
     written = {key: folder / name for key, name in TABLES.items()}
-    merge_analysis(merged, outcome, 1 / (settings["resamples"] + 1), written)
+    merge_analysis(merged, outcome, p_floors(settings), written)
     join_null_counts(counts, written["crt_null"])
     return tables_in(folder)
 
@@ -172,6 +192,37 @@ def test_splitting_changes_no_byte_whatever_the_sampler_statistic_and_control(
     undivided = make_analysis(screen, tmp_path / "whole", **analysis)
     split = make_analysis(screen, tmp_path / "run", shards=3, batches=2, threads=2, **analysis)
     assert split == undivided
+
+
+STAGES = [
+    {"below": 0.6, "method": "importance", "resamples": 300},
+    {"below": 0.4, "method": "saddlepoint"},
+    {"below": 0.3, "method": "resamples", "resamples": BLOCK + 300},
+]
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        {"refine": STAGES},
+        {"refine": STAGES, "statistic": "rank", "control": "ntc", "tail": "right"},
+        {"refine": STAGES[2:], "sampler": "stratified_perm", "statistic": "welch"},
+        {"calibration": "importance", "statistic": "ols", "tail": "two_sided_centred"},
+        {"calibration": "saddlepoint"},
+    ],
+    ids=["three stages", "of NTC cells", "stratified", "importance", "saddlepoint"],
+)
+def test_splitting_changes_no_byte_of_what_is_refined(analysis, screen, tmp_path):
+    analysis = {"calibration": "adaptive", "resamples": 399, **analysis}
+    undivided = make_analysis(screen, tmp_path / "whole", **analysis)
+    for shards, batches, threads in ((2, 1, 2), (7, 11, 1)):
+        folder = tmp_path / f"{shards}-{batches}"
+        split = make_analysis(
+            screen, folder, shards=shards, batches=batches, threads=threads, **analysis
+        )
+        assert split == undivided
+    table = pd.read_parquet(tmp_path / "whole/effects.parquet")
+    assert (table["n_resamples"] != 399).any()
 
 
 def test_more_shards_than_blocks_and_more_batches_than_targets_change_no_byte(
@@ -288,7 +339,7 @@ def test_processes_that_hash_differently_write_the_same_bytes(screen, tmp_path):
         {path.relative_to(f): path.read_bytes() for path in f.rglob("*") if path.is_file()}
         for f in folders
     ]
-    assert len(contents[0]) == len(TABLES) + 8
+    assert len(contents[0]) == len(TABLES) + 9
     assert contents[0] == contents[1]
 
 

@@ -33,6 +33,8 @@ def test_planning_does_not_read_the_screen(new_folder, tiny):
         "crt_propensity": 2,
         "crt_shard": 4,
         "crt_merge": 2,
+        "crt_refine": 4,
+        "crt_effects": 2,
         "ntc_groups": 1,
         "crt_units": 1,
         "crt_null": 1,
@@ -43,6 +45,34 @@ def test_planning_does_not_read_the_screen(new_folder, tiny):
         "plot_propensity": 1,
         "plot_residuals": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_stages"),
+    [
+        ({"calibration": "empirical"}, 0),
+        ({"calibration": "skew_normal"}, 0),
+        ({"calibration": "saddlepoint"}, 1),
+        ({"statistic": "welch"}, 1),
+        ({"refine": [{"below": 0.1, "method": "resamples"}]}, 1),
+        (
+            {
+                "refine": [
+                    {"below": 0.1, "method": "importance"},
+                    {"below": 0.001, "method": "resamples", "resamples": 5000},
+                ]
+            },
+            2,
+        ),
+    ],
+    ids=["empirical", "skew-normal", "saddlepoint", "welch", "one stage", "two stages"],
+)
+def test_jobs_of_all_stages_are_known_before_any_p_value_is(settings, n_stages, new_folder, tiny):
+    config = tiny()
+    config["analyses"]["A"] |= settings
+    jobs = Counter(new_folder(config).planned().values())
+    assert jobs["crt_refine"] == 4 * n_stages
+    assert (jobs["crt_merge"], jobs["crt_effects"]) == (2, 2)
 
 
 def test_planning_leaves_no_results_or_logs(new_folder, tiny):
@@ -97,7 +127,9 @@ def test_what_the_snakefile_imports_pulls_in_nothing_slow():
 
 
 @pytest.mark.slow
-def test_ten_thousand_shards_are_planned_within_two_gibibytes(new_folder, tiny, capsys):
+def test_ten_thousand_shards_and_a_stage_are_planned_within_two_gibibytes(
+    new_folder, tiny, capsys
+):
     config = tiny(simulate={"n_cells": 3000, "n_targets": 2000, "moi_mean": 20.0})
     config["analyses"]["A"]["resamples"] = 102_300
     config["scatter"] = {"batches": 200, "shards": 50}
@@ -106,6 +138,9 @@ def test_ten_thousand_shards_are_planned_within_two_gibibytes(new_folder, tiny, 
         "crt_propensity": 200,
         "crt_shard": 200 * 50,
         "crt_merge": 200,
+        # As much work as one block in a hundred.
+        "crt_refine": 200,
+        "crt_effects": 200,
         "ntc_groups": 1,
         "crt_units": 1,
         "crt_null": 1,

@@ -216,8 +216,8 @@ def test_a_damaged_shard_is_refused_by_name_and_the_named_command_mends_it(
         "another shard": (place / SHARDS[2]).read_bytes(),
     }
     shard.write_bytes(damaged[damage])
-    (place / SCREEN / "A" / "batch-0000.parquet").unlink()
-    (place / SCREEN / "A" / "effects.parquet").unlink()
+    for made in ("batch-0000/null.h5", "batch-0000.parquet", "effects.parquet"):
+        (place / SCREEN / "A" / made).unlink()
 
     code, text = run(folder)
     assert code == 1
@@ -227,7 +227,7 @@ def test_a_damaged_shard_is_refused_by_name_and_the_named_command_mends_it(
         assert f"no shard holds block {BLOCKS}" in text
     else:
         assert SHARDS[1] in text
-    assert not (place / SCREEN / "A" / "batch-0000.parquet").exists()
+    assert not (place / SCREEN / "A" / "batch-0000" / "null.h5").exists()
 
     folder.snakemake("--forcerun", SHARDS[1])
     assert folder.contents() == undisturbed.contents()

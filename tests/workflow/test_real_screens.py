@@ -39,8 +39,10 @@ def test_thp1_programs_fall_where_their_regulators_are_knocked_out(run_example):
     rows = effects.set_index(["target", "feature"]).loc[[*known, ("SMAD4", "P7")]]
     assert (rows["effect"] < 0).all()
     assert (rows["fdr"] < 0.05).all()
-    # No resample of 10,230 is as extreme.
-    assert (rows["p_empirical"] == 1 / 10231).all()
+    # No resample of 1,023 is as extreme, and p is far smaller than they could tell.
+    assert (rows["p_empirical"] == 1 / 1024).all()
+    assert (rows["p_value"] < 1e-5).all() and (rows["p_source"] == "importance").all()
+    assert (rows["p_relative_error"] < 0.3).all()
     empty = effects[effects["target"] == "CD274"]
     assert len(empty) == 10
     assert empty["p_value"].isna().all()

@@ -15,14 +15,17 @@ S, A = "results/S", "results/S/A"
 SHARD = f"{A}/batch-0000/shard-0001.h5"
 SHARDS = {f"{A}/batch-{b:04d}/shard-{s:04d}.h5" for b in range(2) for s in range(2)}
 PROPENSITIES = {f"{A}/batch-{b:04d}/propensity.h5" for b in range(2)}
-MERGES = {f"{A}/batch-{b:04d}.parquet" for b in range(2)}
+NULLS = {f"{A}/batch-{b:04d}/null.h5" for b in range(2)}
+STAGES = {f"{A}/batch-{b:04d}/stage-1/shard-{s:04d}.h5" for b in range(2) for s in range(2)}
+BATCH_TABLES = {f"{A}/batch-{b:04d}.parquet" for b in range(2)}
 TABLES = {f"{A}/effects.parquet"}
 SUMMARY, FIGURES = {f"{A}/summary.txt"}, {f"{A}/plots/qq.png", f"{A}/plots/qq_diagnostics.png"}
 STANDING = {f"{A}/plots/propensity.png", f"{A}/plots/residuals.png"}
 UNITS = {f"{A}/units.tsv", f"{A}/plots/propensity.png"}
-AFTER_MERGE = TABLES | {f"{A}/crt_null.tsv"} | SUMMARY | FIGURES
-AFTER_SHARDS = MERGES | AFTER_MERGE
-ONE_SHARD = {SHARD, f"{A}/batch-0000.parquet"} | AFTER_MERGE
+AFTER_TABLES = TABLES | SUMMARY | FIGURES
+AFTER_STAGES = BATCH_TABLES | AFTER_TABLES
+AFTER_SHARDS = NULLS | {f"{A}/crt_null.tsv"} | STAGES | AFTER_STAGES
+ONE_SHARD = {SHARD} | {path for path in AFTER_SHARDS if "batch-0001" not in path}
 
 
 def test_a_finished_run_plans_nothing(finished):
@@ -32,7 +35,10 @@ def test_a_finished_run_plans_nothing(finished):
 def test_forcing_one_shard_plans_it_its_merge_and_what_follows(finished):
     assert finished.planned("--forcerun", SHARD, "--", "all") == {
         SHARD: "crt_shard",
-        f"{A}/batch-0000.parquet": "crt_merge",
+        f"{A}/batch-0000/null.h5": "crt_merge",
+        f"{A}/batch-0000/stage-1/shard-0000.h5": "crt_refine",
+        f"{A}/batch-0000/stage-1/shard-0001.h5": "crt_refine",
+        f"{A}/batch-0000.parquet": "crt_effects",
         f"{A}/crt_null.tsv": "crt_null",
         f"{A}/effects.parquet": "merge_effects",
         f"{A}/summary.txt": "summarize",
@@ -82,6 +88,7 @@ def test_twice_the_resamples_in_twice_the_shards_keeps_every_old_shard(copy_of_f
     copy_of_finished.change("analyses", "A", "resamples", 4096)
     copy_of_finished.change("scatter", "shards", 4)
     new = {f"{A}/batch-{b:04d}/shard-{s:04d}.h5" for b in range(2) for s in (2, 3)}
+    new |= {path.replace("/shard", "/stage-1/shard") for path in new}
     assert set(copy_of_finished.planned()) == new | AFTER_SHARDS
 
 
@@ -96,9 +103,37 @@ def test_another_fdr_plans_summary_and_figures_only(copy_of_finished):
 
 
 @pytest.mark.slow
-def test_another_tail_plans_merges_and_what_follows(copy_of_finished):
+def test_another_tail_plans_stages_and_what_follows(copy_of_finished):
     copy_of_finished.change("analyses", "A", "tail", "left")
-    assert set(copy_of_finished.planned()) == AFTER_SHARDS
+    assert set(copy_of_finished.planned()) == STAGES | AFTER_STAGES
+
+
+def test_a_deleted_refine_shard_plans_it_and_what_depends_on_it(copy_of_finished):
+    shard = f"{A}/batch-0001/stage-1/shard-0000.h5"
+    (copy_of_finished.path / shard).unlink()
+    assert set(copy_of_finished.planned()) == {shard, f"{A}/batch-0001.parquet"} | AFTER_TABLES
+
+
+IMPORTANCE = {"below": 0.01, "method": "importance", "resamples": 1023}
+PLAIN = {"below": 0.001, "method": "resamples", "resamples": 5000}
+
+
+def test_other_stages_leave_the_shards_of_resamples_alone(copy_of_finished):
+    copy_of_finished.change("analyses", "A", "refine", [{**IMPORTANCE, "below": 0.1}])
+    assert set(copy_of_finished.planned()) == STAGES | AFTER_STAGES
+    copy_of_finished.change("analyses", "A", "calibration", "empirical")
+    copy_of_finished.change("analyses", "A", "refine", "auto")
+    assert set(copy_of_finished.planned()) == AFTER_STAGES
+
+
+@pytest.mark.slow
+def test_one_stage_more_keeps_those_before_it(copy_of_finished):
+    # Written out, the first stage is still what `auto` is.
+    copy_of_finished.change("analyses", "A", "refine", [IMPORTANCE])
+    assert copy_of_finished.planned() == {}
+    copy_of_finished.change("analyses", "A", "refine", [IMPORTANCE, PLAIN])
+    second = {path.replace("stage-1", "stage-2") for path in STAGES}
+    assert set(copy_of_finished.planned()) == second | AFTER_STAGES
 
 
 @pytest.mark.slow
@@ -137,6 +172,8 @@ def test_another_screen_leaves_the_first_one_alone(copy_of_finished):
             marks=pytest.mark.slow,
         ),
         pytest.param("crt_merge", AFTER_SHARDS | UNITS, marks=pytest.mark.slow),
+        pytest.param("crt_refine", STAGES | AFTER_STAGES, marks=pytest.mark.slow),
+        pytest.param("crt_effects", AFTER_STAGES, marks=pytest.mark.slow),
         pytest.param("plots", FIGURES | STANDING, marks=pytest.mark.slow),
     ],
 )
@@ -197,7 +234,7 @@ BATCHES = ("batch-0000", "batch-0001")
     ("rule", "logs", "change"),
     [
         ("normalize", ["A/outcome.log"], ("analyses", "A", "outcome", "transform", "none")),
-        ("crt_merge", [f"A/{b}.log" for b in BATCHES], ("analyses", "A", "tail", "left")),
+        ("crt_effects", [f"A/{b}.log" for b in BATCHES], ("analyses", "A", "tail", "left")),
         pytest.param(
             "load_screen",
             ["screen.log"],
@@ -222,7 +259,7 @@ def test_what_failed_after_a_change_is_not_forgotten_over_the_old_results(
     let_be()
     planned = copy_of_finished.planned()
     assert list(planned.values()).count(rule) == len(logs)
-    assert set(planned) >= AFTER_SHARDS
+    assert set(planned) >= AFTER_STAGES
 
 
 def test_after_a_failed_shard_the_others_finish_and_only_the_missing_is_planned(
@@ -235,7 +272,8 @@ def test_after_a_failed_shard_the_others_finish_and_only_the_missing_is_planned(
     text = copy_of_finished.snakemake("--keep-going", fails=True)
     assert text.count("Error in rule ") == 1
     made = set(copy_of_finished.contents())
-    expected = SHARDS - {SHARD} | {f"{A}/batch-0001.parquet"} | UNITS
+    of_other_batch = {path for path in AFTER_SHARDS if "batch-0001" in path}
+    expected = SHARDS - {SHARD} | of_other_batch | UNITS
     assert made & (SHARDS | AFTER_SHARDS | UNITS) == expected
 
     let_be()

@@ -19,6 +19,8 @@ from condrand.config import (
     needs_of,
     normalize_settings,
     outcomes_of,
+    p_floors,
+    refine_stages,
 )
 from condrand.errors import InputError
 from condrand.version import RESULTS_VERSION
@@ -53,6 +55,7 @@ wildcard_constraints:
     analysis="[^/]+",
     batch=r"\d{4}",
     shard=r"\d{4}",
+    stage=r"\d+",
 
 
 def analysis_of(wildcards):
@@ -118,7 +121,7 @@ OF_ENGINE = {
 OF_NULL = {
     "crt": {
         "tables": ["units.tsv", "ntc_groups.tsv", "crt_null.tsv"],
-        "figures": ["propensity", "qq_diagnostics", "qq_by_feature"],
+        "figures": ["propensity", "qq_diagnostics", "qq_by_feature", "agreement"],
     },
     "ntc_empirical": {
         "tables": ["ntc_groups.tsv", "ntc_null.parquet", "ntc_matching.tsv", "crossfit.parquet"],
@@ -130,6 +133,22 @@ OF_NULL = {
 def is_sharded(analysis):
     """Whether batches of an analysis are split over shards; the null of NTC guides is not."""
     return analysis["engine"] in ("crt", "dex") and analysis.get("null_method") != "ntc_empirical"
+
+
+def refined_shards(analysis, before=None):
+    """Shards of the stages of refinement, or of those before one, as they lie in a batch."""
+    return [
+        f"stage-{number}/shard-{plan.number(shard)}.h5"
+        for number, n_shards in enumerate(shards_of_stages(analysis)[:before], 1)
+        for shard in range(n_shards)
+    ]
+
+
+def shards_of_stages(analysis):
+    """How many shards each stage of refinement has."""
+    resamples = analysis["resamples"]
+    stages = refine_stages(analysis)
+    return [plan.refine_shards(len(SHARDS), resamples, stage) for stage in stages]
 
 
 def results_of(screen, analysis):
@@ -153,6 +172,9 @@ def results_of(screen, analysis):
     if settings.get("null_method") == "crt":
         names += [f"batch-{batch}.crt_null.tsv" for batch in BATCHES]
         names += [f"batch-{batch}/propensity.h5" for batch in BATCHES]
+        names += [f"batch-{batch}/null.h5" for batch in BATCHES]
+        for batch in BATCHES:
+            names += [f"batch-{batch}/{name}" for name in refined_shards(settings)]
     if settings.get("write_h5ad"):
         names.append("annotated.h5ad")
     return [f"results/{screen}/{analysis}/{name}" for name in names]
@@ -243,6 +265,13 @@ def shards_of_batch(wildcards):
     return [f"{folder}/shard-{shard}.h5" for shard in SHARDS]
 
 
+def stages_of_batch(wildcards):
+    """Shards of the stages of refinement, of those before one where a stage is named."""
+    before = int(wildcards.stage) - 1 if "stage" in wildcards.keys() else None
+    folder = f"results/{wildcards.screen}/{wildcards.analysis}/batch-{wildcards.batch}"
+    return [f"{folder}/{name}" for name in refined_shards(analysis_of(wildcards), before)]
+
+
 # Parameters: what gives a file its meaning, and nothing else
 
 
@@ -269,15 +298,28 @@ def needs_of_screen(wildcards):
     return needs_of(config, wildcards.screen)
 
 
-def p_floor_of(wildcards):
-    """Smallest empirical p value of an analysis, where it is one for all tests."""
-    analysis = analysis_of(wildcards)
-    return 1 / (analysis["resamples"] + 1) if analysis.get("null_method") == "crt" else None
+def p_floors_of(wildcards):
+    """Smallest p values of an analysis that are counted, and that are reported."""
+    return p_floors(analysis_of(wildcards))
 
 
 def draws_of(wildcards):
     """Who is treated in a resample."""
     return {key: analysis_of(wildcards)[key] for key in ("sampler", "stratify")}
+
+
+def shard_of_stage(wildcards):
+    """Which shard of how many."""
+    n_shards = shards_of_stages(analysis_of(wildcards))[int(wildcards.stage) - 1]
+    return int(wildcards.shard), n_shards
+
+
+def refine_settings(wildcards):
+    """What says which tests go on from stage to stage, up to a stage where one is named."""
+    stages = refine_stages(analysis_of(wildcards))
+    if "stage" in wildcards.keys():
+        stages = stages[: int(wildcards.stage)]
+    return {**draws_of(wildcards), "tail": analysis_of(wildcards)["tail"], "stages": stages}
 
 
 def groups_settings(wildcards):
@@ -442,6 +484,25 @@ def shard_runtime(wildcards, input, threads, attempt):
     units, treated = plan.batch_load([input.targets, input.groups], int(wildcards.batch))
     minutes = plan.shard_runtime_min(
         plan.read_mb(input.outcome), units, treated, end - first, threads
+    )
+    return attempt * minutes
+
+
+def refine_mem_mb(wildcards, input, threads, attempt):
+    return attempt * plan.refine_mem_mb(plan.read_mb(input.outcome), threads)
+
+
+def refine_runtime(wildcards, input, threads, attempt):
+    number = int(wildcards.stage) - 1
+    stage = refine_stages(analysis_of(wildcards))[number]
+    units, treated = plan.batch_load([input.targets, input.groups], int(wildcards.batch))
+    minutes = plan.refine_runtime_min(
+        plan.read_mb(input.outcome),
+        plan.n_tests(plan.read_mb(input.null)),
+        units,
+        treated,
+        stage,
+        shards_of_stages(analysis_of(wildcards))[number] * threads,
     )
     return attempt * minutes
 

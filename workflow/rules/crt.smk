@@ -7,7 +7,9 @@ INPUTS
 OUTPUTS
     results/{screen}/{analysis}/batch-{batch}/propensity.h5
     results/{screen}/{analysis}/batch-{batch}/shard-{shard}.h5
-    results/{screen}/{analysis}/batch-{batch}.parquet, batch-{batch}.crt_null.tsv
+    results/{screen}/{analysis}/batch-{batch}/null.h5, batch-{batch}.crt_null.tsv
+    results/{screen}/{analysis}/batch-{batch}/stage-{stage}/shard-{shard}.h5
+    results/{screen}/{analysis}/batch-{batch}.parquet
     results/{screen}/{analysis}/units.tsv         treated cells and propensities of every unit
     results/{screen}/{analysis}/crt_null.tsv      leave-one-out p values of the NTC groups, counted
     results/{screen}/{analysis}/ntc_null.parquet, ntc_matching.tsv, crossfit.parquet
@@ -87,8 +89,75 @@ rule crt_merge:
         propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
         shards=shards_of_batch,
     output:
-        table="results/{screen}/{analysis}/batch-{batch}.parquet",
+        null="results/{screen}/{analysis}/batch-{batch}/null.h5",
         null_counts="results/{screen}/{analysis}/batch-{batch}.crt_null.tsv",
+    log:
+        "logs/{screen}/{analysis}/batch-{batch}/null.log",
+    benchmark:
+        "logs/{screen}/{analysis}/batch-{batch}/null.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
+    conda:
+        "../../envs/condrand.yaml"
+    resources:
+        mem_mb=tables_mem_mb,
+        runtime=20,
+    params:
+        settings=lambda wildcards: {
+            **draws_of(wildcards),
+            "resamples": analysis_of(wildcards)["resamples"],
+        },
+        seed=config["seed"],
+        version=RESULTS_VERSION["crt_merge"],
+    script:
+        "../../scripts/crt_merge.py"
+
+
+rule crt_refine:
+    """Find small p values of a batch anew; which they are is known when it starts."""
+    input:
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
+        null="results/{screen}/{analysis}/batch-{batch}/null.h5",
+        before=stages_of_batch,
+        targets=ancient("results/{screen}/targets.tsv"),
+        groups=ancient("results/{screen}/{analysis}/ntc_groups.tsv"),
+        kernels=ancient("results/kernels.txt"),
+    output:
+        shard=ensure(
+            "results/{screen}/{analysis}/batch-{batch}/stage-{stage}/shard-{shard}.h5",
+            non_empty=True,
+        ),
+    log:
+        "logs/{screen}/{analysis}/batch-{batch}/stage-{stage}/shard-{shard}.log",
+    benchmark:
+        "logs/{screen}/{analysis}/batch-{batch}/stage-{stage}/shard-{shard}.benchmark.tsv"
+    wildcard_constraints:
+        analysis=analyses_with("crt"),
+    conda:
+        "../../envs/condrand.yaml"
+    threads: config["scatter"]["threads"]
+    resources:
+        mem_mb=refine_mem_mb,
+        runtime=refine_runtime,
+    params:
+        shard=shard_of_stage,
+        seed=config["seed"],
+        settings=refine_settings,
+        version=RESULTS_VERSION["crt_refine"],
+    script:
+        "../../scripts/crt_refine.py"
+
+
+rule crt_effects:
+    """Turn what was resampled and refined into a table."""
+    input:
+        outcome="results/{screen}/{analysis}/outcome.h5ad",
+        propensity="results/{screen}/{analysis}/batch-{batch}/propensity.h5",
+        null="results/{screen}/{analysis}/batch-{batch}/null.h5",
+        stages=stages_of_batch,
+    output:
+        table="results/{screen}/{analysis}/batch-{batch}.parquet",
     log:
         "logs/{screen}/{analysis}/batch-{batch}.log",
     benchmark:
@@ -102,13 +171,13 @@ rule crt_merge:
         runtime=20,
     params:
         settings=lambda wildcards: {
-            key: analysis_of(wildcards)[key]
-            for key in ("resamples", "sampler", "stratify", "tail", "calibration")
+            **refine_settings(wildcards),
+            "calibration": analysis_of(wildcards)["calibration"],
         },
         seed=config["seed"],
-        version=RESULTS_VERSION["crt_merge"],
+        version=RESULTS_VERSION["crt_effects"],
     script:
-        "../../scripts/crt_merge.py"
+        "../../scripts/crt_effects.py"
 
 
 rule crt_units:

@@ -67,7 +67,7 @@ rule merge_effects:
         mem_mb=tables_mem_mb,
         runtime=30,
     params:
-        p_floor=p_floor_of,
+        p_floors=p_floors_of,
         version=RESULTS_VERSION["merge"],
     script:
         "../../scripts/merge_effects.py"
@@ -100,7 +100,7 @@ rule summarize:
         runtime=10,
     params:
         fdr=config["fdr"],
-        p_floor=p_floor_of,
+        p_floors=p_floors_of,
         version=RESULTS_VERSION["merge"],
     script:
         "../../scripts/summarize.py"

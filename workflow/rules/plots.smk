@@ -6,7 +6,7 @@ INPUTS
     results/{screen}/{analysis}/crt_null.tsv, units.tsv, residual_trends.tsv, crossfit.parquet
 OUTPUTS
     results/{screen}/{analysis}/plots/{qq,volcano,volcano_by_feature,p_histogram}.{png,svg}
-    results/{screen}/{analysis}/plots/{qq_diagnostics,qq_by_feature}.{png,svg}
+    results/{screen}/{analysis}/plots/{qq_diagnostics,qq_by_feature,agreement}.{png,svg}
     results/{screen}/{analysis}/plots/{propensity,residuals,qq_crossfit}.{png,svg}
     results/{screen}/{analysis}/plots/targets.pdf, {volcano,md}_by_target.{png,svg}       (dex)
     results/{screen}/{analysis}/plots/{heatmap,dotplot,ranking}.{png,svg}                  (dex)
@@ -119,8 +119,16 @@ rule plot_diagnostics:
             subcategory="{analysis}",
             labels={"result": "QQ plot by feature"},
         ),
+        agreement_png=report(
+            "results/{screen}/{analysis}/plots/agreement.png",
+            caption="../report/agreement.rst",
+            category="{screen}",
+            subcategory="{analysis}",
+            labels={"result": "Small p values, by source"},
+        ),
         qq_diagnostics_svg="results/{screen}/{analysis}/plots/qq_diagnostics.svg",
         qq_by_feature_svg="results/{screen}/{analysis}/plots/qq_by_feature.svg",
+        agreement_svg="results/{screen}/{analysis}/plots/agreement.svg",
     log:
         "logs/{screen}/{analysis}/plots/diagnostics.log",
     benchmark:
@@ -131,6 +139,7 @@ rule plot_diagnostics:
         mem_mb=tables_mem_mb,
         runtime=30,
     params:
+        p_floor=lambda wildcards: p_floors_of(wildcards)[0],
         version=RESULTS_VERSION["plots"],
     script:
         "../../scripts/plot_diagnostics.py"

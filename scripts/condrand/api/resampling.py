@@ -19,7 +19,8 @@ from condrand.api.propensities import (
     given_propensity,
 )
 from condrand.comparison import Comparison, Comparisons
-from condrand.engines import crt
+from condrand.config import refine_stages
+from condrand.engines import crt, crt_refine
 from condrand.errors import listed
 from condrand.io.outcome import Outcome
 from condrand.normalize import CONTROL_WORDS, choose_control
@@ -47,6 +48,7 @@ STAT_NAMES = {
     "rank": "rank_biserial",
     "welch": "difference_of_means",
 }
+CALIBRATIONS = ("adaptive", "empirical", "skew_normal", "saddlepoint", "importance")
 TAIL_OF = {0: "two_sided", 1: "right", -1: "left"}
 _RESAMPLING_KEYS = (
     *("n_bins", "stratify_by_batch", "batch_key", "min_stratum_size"),
@@ -227,7 +229,7 @@ class Tests:
         batch : Batch
         B, seed, n_jobs : int
         side_code : {0, 1, -1}
-        calibration : {"empirical", "skew_normal"}
+        calibration : {"adaptive", "empirical", "skew_normal", "saddlepoint", "importance"}
         """
         if side_code not in TAIL_OF:
             raise ValueError(f"side code {side_code!r} is none of 0, 1, -1")
@@ -243,7 +245,23 @@ class Tests:
             self.stratify,
         )
         settings = {"tail": TAIL_OF[side_code], "calibration": calibration}
-        return crt.batch_table(self.outcome, batch, summaries, ("", ""), settings)
+        refined = crt_refine.refined_p_values(
+            self.outcome,
+            batch,
+            summaries,
+            self._stages(calibration, B),
+            crt_refine.Draws(seed, TAIL_OF[side_code], self.sampler, self.stratify),
+            n_threads(n_jobs),
+        )
+        return crt.batch_table(self.outcome, batch, summaries, ("", ""), settings, refined)
+
+    def _stages(self, calibration: str, B: int) -> list[dict[str, Any]]:
+        """How small p values are refined."""
+        if calibration not in CALIBRATIONS:
+            raise ValueError(f"calibration {calibration!r} is none of {', '.join(CALIBRATIONS)}")
+        analysis = {"null_method": "crt", "calibration": calibration, "refine": "auto"}
+        analysis |= {"resamples": B, "sampler": self.sampler, "statistic": self.statistic}
+        return refine_stages(analysis)
 
     def null(self, unit: Tested, B: int, seed: int) -> np.ndarray:
         """Resampled statistics of one unit: float64, shape (B, n_programs).

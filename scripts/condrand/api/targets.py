@@ -34,8 +34,8 @@ class CRTGeneResult:
     ----------
     gene : str
     pvals : float64, shape (n_programs,)
-        Of the skew-normal where that was asked for, else `pvals_raw`. NaN where the gene could
-        not be tested.
+        Of the skew-normal or refined where that was asked for, else `pvals_raw`. NaN where the
+        gene could not be tested.
     betas : float64, shape (n_programs,)
         Effects; the rank-biserial correlation for rank tests.
     n_treated : int
@@ -46,7 +46,8 @@ class CRTGeneResult:
     pvals_raw : float64, shape (n_programs,)
         Empirical.
     p_source : object array of str, shape (n_programs,)
-        Where `pvals` come from: ``empirical``, ``skew_normal``, or empty.
+        Where `pvals` come from: ``empirical``, ``skew_normal``, ``importance``, ``saddlepoint``,
+        or empty.
     note : str
         Why the gene could not be tested; else empty.
     """
@@ -78,6 +79,7 @@ def run_one_gene_union_crt(
     test_stat_kwargs: Options = None,
     control: str = "complement",
     ntc_labels: Iterable[str] = NTC_LABELS,
+    calibration: str | None = None,
 ) -> CRTGeneResult:
     """Test one gene.
 
@@ -126,6 +128,10 @@ def run_one_gene_union_crt(
         (:func:`condrand.normalize.choose_control`).
     ntc_labels : iterable of str
         Genes that stand for NTC guides.
+    calibration : {"adaptive", "empirical", "skew_normal", "saddlepoint", "importance"}, optional
+        As in the workflow, where ``adaptive`` is the default: p values of 0.01 and less are found
+        anew by importance resampling or, without a linear form, by 102,300 plain resamples. Here
+        the default is what `calibrate_skew_normal` says.
 
     Returns
     -------
@@ -168,6 +174,7 @@ def run_one_gene_union_crt(
         test_stat_kwargs=test_stat_kwargs,
         control=control,
         ntc_labels=ntc_labels,
+        calibration=calibration,
     )["results"]
     return results[genes.index(gene)]
 
@@ -194,6 +201,7 @@ def run_all_genes_union_crt(
     test_stat_kwargs: Options = None,
     control: str = "complement",
     ntc_labels: Iterable[str] = NTC_LABELS,
+    calibration: str | None = None,
 ) -> dict[str, Any] | tuple[Any, ...]:
     """Test many genes; parameters not named here as in :func:`run_one_gene_union_crt`.
 
@@ -226,7 +234,7 @@ def run_all_genes_union_crt(
         ``pvals_df``, ``betas_df`` (genes x programs), ``treated_df`` (Series
         ``n_union_positive_cells``), ``results`` (list of :class:`CRTGeneResult`), ``stat_name``,
         ``notes`` (Series: why a gene was not tested); ``stats_df`` (``betas_df``) for rank tests;
-        ``p_source_df`` with `calibrate_skew_normal`; ``pvals_raw_df`` where asked for;
+        ``p_source_df`` where p values are not all empirical; ``pvals_raw_df`` where asked for;
         ``pvals_skew_df`` and ``skew_params`` (n_genes, n_programs, 3) where asked for;
         ``null_method``, ``ntc_matching_info``, ``ntc_crossfit`` of ``ntc_empirical``.
     tuple
@@ -236,10 +244,14 @@ def run_all_genes_union_crt(
         raise ValueError(f"return_format {return_format!r} is neither 'dict' nor 'tuple'")
     if (return_skew_normal or return_raw_pvals) and not calibrate_skew_normal:
         raise ValueError("return_skew_normal and return_raw_pvals need calibrate_skew_normal=True")
+    if calibration is None:
+        calibration = "skew_normal" if calibrate_skew_normal else "empirical"
+    elif calibrate_skew_normal and calibration != "skew_normal":
+        raise ValueError(f"calibrate_skew_normal=True and calibration={calibration!r}: give one")
     genes = sorted(inputs.gene_to_cols) if genes is None else list(genes)
     extra: dict[str, Any] = {"stat_name": STAT_NAMES[statistic_of(test_stat)]}
     if null_method == "ntc_empirical":
-        _check_empirical(test_stat, calibrate_skew_normal, control)
+        _check_empirical(test_stat, calibration, control)
         options = {"ntc_labels": ntc_labels, **(null_kwargs or {})}
         found = ntc_empirical(inputs, genes, base_seed, options, qq_crossfit)
         results = _empirical_results(genes, found)
@@ -271,7 +283,7 @@ def run_all_genes_union_crt(
                 B,
                 base_seed,
                 n_jobs,
-                calibrate_skew_normal,
+                calibration,
                 skew_normal_side_code,
             )
 
@@ -299,7 +311,7 @@ def run_all_genes_union_crt(
     out |= extra | {"notes": pd.Series(notes, index=genes, name="note", dtype=object)}
     if extra["stat_name"] == "rank_biserial":
         out["stats_df"] = out["betas_df"]
-    if calibrate_skew_normal:
+    if calibration != "empirical":
         out["p_source_df"] = table("p_source")
     return out
 
@@ -368,10 +380,16 @@ def crt_null_stats_for_test(
 
 
 def _results(
-    tests: Tests, genes: list[str], B: int, seed: int, n_jobs: int, calibrate: bool, side_code: int
+    tests: Tests,
+    genes: list[str],
+    B: int,
+    seed: int,
+    n_jobs: int,
+    calibration: str,
+    side_code: int,
 ) -> list[CRTGeneResult]:
     batch = tests.prepare([gene_of(tests.inputs, gene) for gene in genes])
-    calibration = "skew_normal" if calibrate else "empirical"
+    is_fitted = calibration == "skew_normal"
     rows = tests.table(batch, B, seed, n_jobs, side_code, calibration)
     shape = (len(genes), len(tests.inputs.program_names))
     columns = {name: rows[name].to_numpy().reshape(shape) for name in rows}
@@ -385,8 +403,8 @@ def _results(
             pvals=columns["p_value"][g],
             betas=columns["effect"][g],
             n_treated=int(columns["n_target"][g, 0]),
-            pvals_sn=columns["p_value"][g] if calibrate else None,
-            skew_params=skew[g] if calibrate else None,
+            pvals_sn=columns["p_value"][g] if is_fitted else None,
+            skew_params=skew[g] if is_fitted else None,
             pvals_raw=columns["p_empirical"][g],
             p_source=columns["p_source"][g],
             note=batch.notes[g],
@@ -414,11 +432,13 @@ def _empirical_results(genes: list[str], found: Any) -> list[CRTGeneResult]:
     ]
 
 
-def _check_empirical(test_stat: str, calibrate_skew_normal: bool, control: str) -> None:
+def _check_empirical(test_stat: str, calibration: str, control: str) -> None:
     if statistic_of(test_stat) not in ("ols", "ols_t"):
         raise ValueError("null_method='ntc_empirical' compares OLS coefficients: test_stat='ols'")
-    if calibrate_skew_normal:
-        raise ValueError("null_method='ntc_empirical' has no resamples to fit a skew-normal to")
+    if calibration != "empirical":
+        raise ValueError(
+            "null_method='ntc_empirical' has no resamples to fit a skew-normal to, or to refine"
+        )
     check_control(control)
     if control == "ntc":
         raise ValueError("null_method='ntc_empirical' compares with all other cells")

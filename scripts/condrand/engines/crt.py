@@ -21,12 +21,14 @@ import numpy as np
 from condrand.comparison import Comparison, Comparisons
 from condrand.io.outcome import Outcome, OutcomeHeader
 from condrand.nulls.leave_one_out import rank_counts
+from condrand.nulls.p_values import PValues
 from condrand.nulls.summary import NullSummary
 from condrand.plan import resamples_of_block
 from condrand.propensity import PropensityModel, area_under_curve, fit_propensities
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY, Strata, make_strata
 from condrand.statistics import STATISTICS
+from condrand.statistics.scores import DenseScores, Scores, SparseScores, padded
 from condrand.units import NTC_GROUP
 
 if TYPE_CHECKING:  # pandas would delay the start of every shard job
@@ -269,8 +271,13 @@ def null_blocks(
     seed: int,
     sampler: str,
     stratify: Mapping[str, Any],
+    features: np.ndarray | None = None,
+    stream: tuple[str, ...] = (),
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Block number and resampled statistics of one unit, block after block.
+
+    Those of some features (int64) alone need narrower score rows, and are the same bits. For
+    `stream` see :func:`condrand.samplers.streams.stream_key`.
 
     Yields
     ------
@@ -280,10 +287,42 @@ def null_blocks(
     comparison = comparisons.of(batch.kinds[unit], batch.treated[unit])
     p = batch.model.predict(unit, comparison.covariates, comparison.n_cells)
     strata = _strata(comparison, p, sampler, stratify)
-    draw = SAMPLERS[sampler].of(seed, batch.kinds[unit], batch.names[unit], p, strata)
+    draw = SAMPLERS[sampler].of(seed, batch.kinds[unit], batch.names[unit], p, strata, stream)
+    scores = comparison.scores
+    if features is not None:
+        scores = _of_features(scores, features)
     for block in blocks:
-        sums = draw.set_sums(comparison.scores, block, resamples_of_block(resamples, block))
-        yield block, statistic.values(comparison.scores, sums)
+        sums = draw.set_sums(scores, block, resamples_of_block(resamples, block))
+        yield block, statistic.values(scores, sums)
+
+
+def _of_features(scores: Scores, features: np.ndarray) -> Scores:
+    """The scores of some features alone."""
+    k = scores.n_features
+    # Of a statistic whose finalizer has constants, the squares stand beside the values.
+    squares = scores.constants.shape[0] > 0
+    constants = scores.constants[:, features] if squares else scores.constants
+    if isinstance(scores, DenseScores):
+        basis = k + np.arange(scores.rank)
+        columns = np.concatenate([features, basis, k + features if squares else basis[:0]])
+        rows = np.zeros((scores.n_cells, padded(columns.size)))
+        rows[:, : columns.size] = scores.rows[:, columns]
+        return DenseScores(rows, features.size, scores.rank, constants)
+    columns = np.concatenate([features, k + features]) if squares else features
+    place = np.full(scores.projection.shape[1], -1, np.int32)
+    place[columns] = np.arange(columns.size)
+    place = place[scores.indices]
+    kept = place >= 0
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+    return SparseScores(
+        scores.data[kept],
+        place[kept],
+        before[scores.indptr],
+        scores.basis,
+        np.ascontiguousarray(scores.projection[:, columns]),
+        features.size,
+        constants,
+    )
 
 
 def batch_table(
@@ -292,6 +331,7 @@ def batch_table(
     summaries: list[NullSummary],
     labels: tuple[str, str],
     settings: Mapping[str, Any],
+    refined: PValues | None = None,
 ) -> "pd.DataFrame":
     """The results contract's rows of a batch, with a leading column ``kind``.
 
@@ -305,6 +345,8 @@ def batch_table(
         Screen and analysis.
     settings : mapping
         The analysis: ``tail`` and ``calibration`` are read.
+    refined : PValues, optional
+        Of shape (n_units, n_features), from :mod:`condrand.engines.crt_refine`.
 
     Returns
     -------
@@ -325,6 +367,7 @@ def batch_table(
         batch.scale[testable].ravel(),
         settings["tail"],
         settings["calibration"],
+        None if refined is None else refined.of(testable),
     )
     spread = {name: _fill(values, rows) for name, values in columns.items()}
     note = np.repeat(np.array(batch.notes, dtype=object), n_features)

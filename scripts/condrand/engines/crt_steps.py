@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condrand.engines.crt import DIAGNOSTICS, Batch, batch_table, prepare, resample
+from condrand.engines.crt import DIAGNOSTICS, Batch, prepare, resample
 from condrand.io.outcome import Outcome, OutcomeHeader, read_header, read_outcome, read_treated
 from condrand.io.shards import (
     ShardError,
@@ -153,7 +153,7 @@ def resample_shard(
     """
     shared = read_outcome(outcome)
     batch, batch_key = read_batch(propensity)
-    _check_same_outcome(propensity, batch_key, shared)
+    check_same_outcome(propensity, batch_key, shared)
     log.info("computing starts: %d units, blocks %d to %d", len(batch.names), *blocks)
     null_counts = np.zeros(min(resamples, BLOCK) if blocks[0] == 0 else 0, np.int64)
     summaries = resample(
@@ -180,26 +180,23 @@ def merge_batch(
     outcome: str | Path,
     propensity: str | Path,
     shards: list[str | Path],
-    table: str | Path,
+    null: str | Path,
     null_counts: str | Path,
-    labels: tuple[str, str],
     settings: Mapping[str, Any],
     seed: int,
 ) -> None:
-    """Step of rule crt_merge: add the shards of a batch and turn them into p values.
+    """Step of rule crt_merge: add the shards of a batch.
 
     Parameters
     ----------
     outcome, propensity : str or pathlib.Path
     shards : list of str or pathlib.Path
-    table : str or pathlib.Path
-        Parquet file to write.
+    null : str or pathlib.Path
+        File to write: the summaries of all resamples.
     null_counts : str or pathlib.Path
         TSV to write: how many leave-one-out p values of NTC groups equal each j/B.
-    labels : (str, str)
-        Screen and analysis.
     settings : mapping
-        The analysis.
+        ``resamples``, ``sampler`` and ``stratify`` of the analysis.
     seed : int
 
     Raises
@@ -209,11 +206,11 @@ def merge_batch(
     """
     import pandas as pd
 
-    from condrand.io.tables import write_parquet, write_tsv
+    from condrand.io.tables import write_tsv
 
     shared = read_header(outcome)
     batch, batch_key = read_batch(propensity)
-    _check_same_outcome(propensity, batch_key, shared)
+    check_same_outcome(propensity, batch_key, shared)
     total = [NullSummary.empty(len(shared.features)) for _ in batch.names]
     counts = np.zeros(min(settings["resamples"], BLOCK), np.int64)
     expected = _shard_key(batch_key, seed, settings)
@@ -236,7 +233,8 @@ def merge_batch(
                 f"{settings['resamples']:,}: the shards were made for another B. Remove the "
                 "folder's shards and run again"
             )
-    write_parquet(batch_table(shared, batch, total, labels, settings), table)
+    key = null_key(batch_key, seed, settings)
+    write_arrays(null, key, NullSummary.stacked(total, len(shared.features)))
     write_tsv(pd.DataFrame({"n_at_p_of_rank": counts}), null_counts)
 
 
@@ -296,8 +294,17 @@ def _shard_key(
     }
 
 
-def _check_same_outcome(
+def null_key(
+    batch_key: Mapping[str, Any], seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The key of a batch's merged null: nothing of how it was split."""
+    key = _shard_key(batch_key, seed, settings)
+    return {**key, "version": RESULTS_VERSION["crt_merge"]}
+
+
+def check_same_outcome(
     path: str | Path, key: Mapping[str, Any], outcome: Outcome | OutcomeHeader
 ) -> None:
+    """Raise ValueError for a file that was made from another outcome than the one there is."""
     if key["outcome"] != outcome.digest:
         raise ValueError(f"{path} was made from another outcome; remove it and run again")

@@ -86,7 +86,11 @@ def differences(key: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str
 
 
 def check_shards(
-    paths: list[str | Path], keys: list[dict[str, Any]], expected: Mapping[str, Any], n_blocks: int
+    paths: list[str | Path],
+    keys: list[dict[str, Any]],
+    expected: Mapping[str, Any],
+    n_blocks: int,
+    noun: str = "block",
 ) -> None:
     """Refuse shards that are foreign, or do not cover every block exactly once.
 
@@ -98,6 +102,8 @@ def check_shards(
     expected : mapping
         What every key must hold: seed, digests, units, parameters, version.
     n_blocks : int
+    noun : str
+        What a block is called in messages.
 
     Raises
     ------
@@ -113,30 +119,30 @@ def check_shards(
             continue
         if not 0 <= key["first_block"] <= key["end_block"] <= n_blocks:
             faults.append(
-                f"{path}: holds blocks {key['first_block']} to {key['end_block']} of a run that "
+                f"{path}: holds {noun}s {key['first_block']} to {key['end_block']} of a run that "
                 f"now has {n_blocks}. {_redo(path)}"
             )
             continue
         covered[key["first_block"] : key["end_block"]] += 1
     if not faults and np.any(covered == 0):
         blocks = np.flatnonzero(covered == 0)
-        faults.append(f"no shard holds block {listed(blocks)} of {n_blocks}; a shard is missing")
+        faults.append(f"no shard holds {noun} {listed(blocks)} of {n_blocks}; a shard is missing")
     if not faults and np.any(covered > 1):
         blocks = np.flatnonzero(covered > 1)
-        faults.append(f"several shards hold block {listed(blocks)} of {n_blocks}")
+        faults.append(f"several shards hold {noun} {listed(blocks)} of {n_blocks}")
     if faults:
         raise ShardError("; ".join(faults))
 
 
 def read_shards(
-    paths: list[str | Path], expected: Mapping[str, Any], n_blocks: int
+    paths: list[str | Path], expected: Mapping[str, Any], n_blocks: int, noun: str = "block"
 ) -> list[dict[str, np.ndarray]]:
     """Arrays of all shards but the empty ones, in the order of their blocks.
 
     Parameters
     ----------
     paths : list of str or pathlib.Path
-    expected, n_blocks
+    expected, n_blocks, noun
         As of :func:`check_shards`.
 
     Raises
@@ -146,7 +152,7 @@ def read_shards(
     """
     read = [read_arrays(path) for path in paths]
     keys = [key for key, _ in read]
-    check_shards(paths, keys, expected, n_blocks)
+    check_shards(paths, keys, expected, n_blocks, noun)
     in_order = sorted((key["first_block"], i) for i, key in enumerate(keys) if read[i][1])
     return [read[i][1] for _, i in in_order]
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from condrand.nulls import empirical, skew_normal
+from condrand.nulls import skew_normal
+from condrand.nulls.p_values import PValues
 from condrand.nulls.summary import NullSummary
 
 
@@ -13,6 +14,7 @@ def calibrate(
     scale: np.ndarray,
     tail: str,
     calibration: str,
+    refined: PValues | None = None,
 ) -> dict[str, np.ndarray]:
     """P values, their sources and the shape of the null, by feature.
 
@@ -23,16 +25,19 @@ def calibrate(
     observed, centre, scale : float64, shape (n_features,)
         Observed statistic, and the units of the summary.
     tail : {"two_sided", "two_sided_centred", "left", "right"}
-    calibration : {"empirical", "skew_normal"}
+    calibration : str
         ``skew_normal`` is used for a feature where its diagnostics pass, ``empirical`` elsewhere.
+    refined : PValues, optional
+        What is reported where p values were refined; the empirical ones by default.
 
     Returns
     -------
     dict of numpy.ndarray, shape (n_features,)
-        ``statistic`` (observed, in standard deviations of the resampled null from its mean),
-        ``p_value``, ``neg_log10_p``, ``p_source``, ``p_empirical``, ``p_skew_normal`` (NaN unless
-        asked for), moments of the null, parameters of the fit, ``calibration`` (``passed``, or
-        why the fit was not used) and ``note``. A feature that does not vary is NaN with a note.
+        ``statistic`` (observed, in standard deviations of the resampled null from its mean), the
+        columns of :class:`condrand.nulls.p_values.PValues`, ``p_empirical``, ``p_skew_normal``
+        (NaN unless asked for), moments of the null, parameters of the fit, ``calibration``
+        (``passed``, or why the fit was not used) and ``note``. A feature that does not vary is
+        NaN with a note.
     """
     n = int(summary.n[0])
     varies = scale > 0
@@ -40,11 +45,11 @@ def calibrate(
     null_mean, null_sd = centre + scale * mean, scale * sd
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (observed - null_mean) / null_sd
-    p_empirical = np.where(varies, empirical.p_values(summary.exceed, n, tail), np.nan)
-    p_value, neg_log10_p = p_empirical.copy(), -np.log10(p_empirical)
+    found = PValues.of_resamples(summary.exceed, n, tail, varies)
+    p_empirical = found.p_value.copy()
+    found = refined or found
     fitted = np.full((4, observed.size), np.nan)
     verdict = np.full(observed.size, "", object)
-    source = np.where(varies, "empirical", "").astype(object)
     if calibration == "skew_normal" and n:
         z_fit = skew_normal.fit_moments(mean, sd, np.nan_to_num(skewness))
         why = skew_normal.diagnose(summary, z_fit)
@@ -59,14 +64,10 @@ def calibrate(
         passed = varies & (why == "")
         verdict = np.where(varies, np.where(passed, "passed", why), "").astype(object)
         fitted[:, ~varies] = np.nan
-        p_value[passed] = np.exp(log_fitted[passed])
-        neg_log10_p[passed] = -log_fitted[passed] / np.log(10)
-        source[passed] = "skew_normal"
+        found.set_log(passed, log_fitted[passed], "skew_normal", np.nan, n)
     return {
         "statistic": np.where(varies, statistic, np.nan),
-        "p_value": p_value,
-        "neg_log10_p": neg_log10_p,
-        "p_source": source,
+        **found.columns(),
         "p_empirical": p_empirical,
         "p_skew_normal": fitted[0],
         "null_mean": np.where(varies, null_mean, np.nan),

@@ -68,7 +68,7 @@ def qq_diagnostics(
     -------
     matplotlib.figure.Figure
         One panel. Artists by gid: 'all-tests' (reported p values), 'controls-empirical',
-        'controls-reported' (where a control has a p value of a fitted tail), each also with
+        'controls-reported' (where a control reports another p value than that), each also with
         '-above' for the tests above the panel; 'crt-null'; 'ensemble-median' and
         'ensemble-band' (with two replicates or more); 'band', 'identity', 'floor'. What has no
         tests is left out.
@@ -78,8 +78,9 @@ def qq_diagnostics(
     Each curve has its own number of tests m and is drawn at -log10((i - 0.5) / m). How to read
     it: controls above the diagonal while the CRT null lies on it: the covariates do not explain
     who is treated, or the outcome's model is wrong. The CRT null itself off the diagonal: many
-    resamples tie. Reported controls leaving the empirical ones: the fitted tail is wrong. A
-    wide ensemble: a few guides make the difference, see the guides that stand out.
+    resamples tie. Reported controls leaving the empirical ones before their floor: the
+    fitted, or refined, tail is wrong. A wide ensemble: a few guides make the difference, see
+    the guides that stand out.
 
     The ensemble holds the median and the quartiles, over replicates, of each replicate's
     quantiles. Of the resamples, which share few values, each value is drawn once, at the last
@@ -89,12 +90,12 @@ def qq_diagnostics(
     panel's height, thinning and triangles are as in :func:`condrand.plots.qq.qq`.
     """
     nulls, name = (groups, "NTC groups") if _any(groups) else (controls, "NTC guides")
-    all_tests, reported = tested(effects), tested(_table(nulls))
+    all_tests, reported = tested(effects), tested(_table(nulls), "p_empirical")
     values = log10_p(all_tests)
     resampled = _empirical(_table(nulls))
     raw = -np.log10(resampled)
     fitted = np.empty(0)
-    if not raw.size or (reported["p_source"] != "empirical").any():
+    if not raw.size or (reported["p_value"] != reported["p_empirical"]).any():
         fitted = log10_p(reported)
     counts = np.zeros(0, np.int64) if null_counts is None else np.asarray(null_counts, np.int64)
 

@@ -1,6 +1,6 @@
 """Who is treated in resample b: a function of (seed, unit, block, cell), never of scheduling.
 
-A sampler is a class with ``needs_strata``, ``of(seed, kind, unit, p, strata)`` and
+A sampler is a class with ``needs_strata``, ``of(seed, kind, unit, p, strata, stream)`` and
 ``set_sums(scores, block, n_resamples)``.
 """
 

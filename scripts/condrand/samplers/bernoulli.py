@@ -35,7 +35,13 @@ class BernoulliSampler:
 
     @classmethod
     def of(
-        cls, seed: int, kind: str, unit: str, p: np.ndarray, strata: Strata | None = None
+        cls,
+        seed: int,
+        kind: str,
+        unit: str,
+        p: np.ndarray,
+        strata: Strata | None = None,
+        stream: tuple[str, ...] = (),
     ) -> "BernoulliSampler":
         """The sampler of a unit with propensities `p` (float64[::1], inside (0, 1)).
 
@@ -43,7 +49,7 @@ class BernoulliSampler:
         """
         gap = np.empty_like(p)
         mean_gaps(p, gap)
-        return cls(stream_key(seed, kind, unit), gap)
+        return cls(stream_key(seed, kind, unit, stream), gap)
 
     def set_sums(self, scores: Scores, block: int, n_resamples: int) -> SetSums:
         """Sums of the score rows of each resample's treated cells.

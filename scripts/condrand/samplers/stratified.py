@@ -36,10 +36,16 @@ class StratifiedSampler:
 
     @classmethod
     def of(
-        cls, seed: int, kind: str, unit: str, p: np.ndarray, strata: Strata
+        cls,
+        seed: int,
+        kind: str,
+        unit: str,
+        p: np.ndarray,
+        strata: Strata,
+        stream: tuple[str, ...] = (),
     ) -> "StratifiedSampler":
         """The sampler of a unit with `strata`; the propensities `p` are in them already."""
-        return cls(stream_key(seed, kind, unit), strata)
+        return cls(stream_key(seed, kind, unit, stream), strata)
 
     def set_sums(self, scores: Scores, block: int, n_resamples: int) -> SetSums:
         """Sums of the score rows of each resample's treated cells.

@@ -11,7 +11,10 @@ A statistic is a module with
 ``untestable(scores, sums)``
     why the first set cannot be tested, or nothing;
 ``null_units(scores, moments)``
-    about where the resampled statistic lies, and how widely.
+    about where the resampled statistic lies, and how widely;
+``linear_form(scores, p)``
+    the event that the statistic reaches a level as a sum over the cells, for the saddlepoint;
+    a statistic without one has no such function.
 """
 
 from condrand.statistics import ols, ols_t, rank, welch

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condrand.kernels.ols import SINGULAR, coefficients_dense, coefficients_sparse
+from condrand.kernels.saddlepoint import linearize
 from condrand.statistics.scores import (
     DenseScores,
+    LinearForm,
     Moments,
     Scores,
     SetSums,
@@ -166,3 +168,21 @@ def null_units(scores: Scores, moments: Moments) -> tuple[np.ndarray, np.ndarray
         The scale is 0 for a feature that does not vary.
     """
     return moments.mean / moments.denominator, np.sqrt(moments.variance) / moments.denominator
+
+
+def linear_denominator(scores: Scores, p: np.ndarray) -> tuple[LinearForm, float, float]:
+    """``n - |sum Q|**2`` as ``sum x h + offset``, and the mean and variance of that.
+
+    With ``q = sum p Q``, ``|sum Q|**2 = 2 q'(sum Q) - |q|**2 + |sum (x - p) Q|**2``; of the last
+    part only its mean is kept, ``sum p (1 - p) |Q|**2``.
+    """
+    rows, first = scores.basis_rows()
+    q, h = np.empty(scores.rank), np.empty(scores.n_cells)
+    count, dropped, variance = linearize(p, rows, first, scores.rank, q, h)
+    squares = float(np.sum(q * q))
+    return LinearForm(h, squares - dropped), count - squares - dropped, variance
+
+
+def linear_form(scores: Scores, p: np.ndarray) -> LinearForm:
+    """The event ``beta >= t`` under propensities `p` (float64[::1]) as a sum over the cells."""
+    return linear_denominator(scores, p)[0]

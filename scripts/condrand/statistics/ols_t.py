@@ -12,14 +12,16 @@ from condrand.statistics.ols import (
     denominators,
     effect_scale,
     effects,
+    linear_denominator,
     score,
     untestable,
 )
-from condrand.statistics.scores import Moments, Scores, SetSums
+from condrand.statistics.scores import LinearForm, Moments, Scores, SetSums
 
 __all__ = [
     "effect_scale",
     "effects",
+    "linear_form",
     "null_units",
     "score",
     "untestable",
@@ -41,3 +43,15 @@ def null_units(scores: Scores, moments: Moments) -> tuple[np.ndarray, np.ndarray
     """Approximate mean and standard deviation under resampling; see :mod:`.ols`."""
     root = np.sqrt(moments.denominator)
     return moments.mean / root, np.sqrt(moments.variance) / root
+
+
+def linear_form(scores: Scores, p: np.ndarray) -> LinearForm:
+    """The event ``beta sqrt(d) >= t`` as a sum over the cells.
+
+    ``sqrt(d)`` is expanded about the mean m of the linear form of d:
+    ``(m + d) / (2 sqrt(m)) - var(d) / (8 m**(3/2))``, the last part a mean.
+    """
+    form, mean, variance = linear_denominator(scores, p)
+    half = 0.5 / np.sqrt(mean)
+    offset = half * (form.offset + mean - variance / (4.0 * mean))
+    return LinearForm(half * form.h, float(offset))

@@ -13,6 +13,7 @@ import numpy as np
 
 from condrand.statistics.scores import (
     DenseScores,
+    LinearForm,
     Moments,
     Scores,
     SetSums,
@@ -103,3 +104,14 @@ def null_units(scores: Scores, moments: Moments) -> tuple[np.ndarray, np.ndarray
     """Approximate mean and standard deviation under resampling; see :mod:`.ols`."""
     factor = 2.0 / (moments.count * (scores.n_cells - moments.count))
     return factor * moments.mean, factor * np.sqrt(moments.variance)
+
+
+def linear_form(scores: Scores, p: np.ndarray) -> LinearForm:
+    """The event ``r >= t`` under propensities `p` (float64[::1]) as a sum over the cells.
+
+    ``n (N - n)`` is expanded about ``m = sum p``: ``(N - 2 m) n + m**2 - (n - m)**2``, of which
+    the last part is kept as its mean, ``sum p (1 - p)``.
+    """
+    n_cells, mean = scores.n_cells, float(np.sum(p))
+    variance = mean - float(np.sum(p * p))
+    return LinearForm(np.full(n_cells, 0.5 * (n_cells - 2.0 * mean)), 0.5 * (mean**2 - variance))

@@ -10,6 +10,7 @@ from condrand.kernels.moments import (
     weighted_gram,
 )
 from condrand.kernels.resampling import observed_sums_dense, observed_sums_sparse
+from condrand.kernels.saddlepoint import sparse_residuals
 
 _CANCELLED = 1e-12
 _VECTOR = 8
@@ -61,6 +62,23 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class LinearForm:
+    """``statistic >= t`` written as ``sum x_i (r_i - t h_i) >= t offset`` over the cells.
+
+    The statistic's denominator is linear in the treatment x here: expanded about its mean under
+    the propensities, the mean of what that drops added to the constant.
+
+    Attributes
+    ----------
+    h : float64[::1], shape (n_cells,)
+    offset : float
+    """
+
+    h: np.ndarray
+    offset: float
+
+
+@dataclass(frozen=True)
 class DenseScores:
     """One row of scores per cell: a column per feature, then whatever else is summed.
 
@@ -103,6 +121,14 @@ class DenseScores:
         count = float(np.sum(p))
         denominator = count - float(np.sum(mean[k:end] ** 2) + np.sum(variance[k:end]))
         return Moments(mean[:k], variance[:k], count, denominator)
+
+    def residuals(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that hold the residuals of some features (int64), and in which columns."""
+        return self.rows, features
+
+    def basis_rows(self) -> tuple[np.ndarray, int]:
+        """Rows that hold the covariates' basis, and its first column."""
+        return self.rows, self.n_features
 
 
 @dataclass(frozen=True)
@@ -179,5 +205,48 @@ class SparseScores:
         variance = np.where(variance <= _CANCELLED * square, 0.0, variance)
         return Moments(mean[:k], variance[:k], count, denominator)
 
+    def residuals(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that hold the residuals of some features (int64), and in which columns."""
+        column_of = np.full(self.projection.shape[1], -1)
+        column_of[features] = np.arange(features.size)
+        out = np.empty((self.n_cells, features.size))
+        sparse_residuals(
+            self.data,
+            self.indices,
+            self.indptr,
+            self.basis,
+            np.ascontiguousarray(self.projection[:, features]),
+            column_of,
+            out,
+        )
+        return out, np.arange(features.size)
+
+    def basis_rows(self) -> tuple[np.ndarray, int]:
+        """Rows that hold the covariates' basis, and its first column."""
+        return self.basis, 0
+
 
 Scores = DenseScores | SparseScores
+
+
+def feature_scores(scores: Scores, k: int, scratch: DenseScores | None = None) -> DenseScores:
+    """Dense scores of one feature: its residual, then the covariates' basis.
+
+    Parameters
+    ----------
+    scores : DenseScores or SparseScores
+        Of a statistic whose scores are residuals.
+    k : int
+    scratch : DenseScores, optional
+        What an earlier call with the same `scores` returned: its residual is overwritten, the
+        basis is not copied again.
+    """
+    if scratch is None:
+        rank = scores.rank
+        basis, first = scores.basis_rows()
+        rows = np.zeros((scores.n_cells, padded(1 + rank)))
+        rows[:, 1 : 1 + rank] = basis[:, first : first + rank]
+        scratch = DenseScores(rows, 1, rank)
+    residuals, columns = scores.residuals(np.array([k]))
+    scratch.rows[:, 0] = residuals[:, columns[0]]
+    return scratch
