@@ -93,8 +93,10 @@ def workflow_arguments(config: str, profile: str) -> list[str]:
     -----
     The profile is given as the *workflow* profile: Snakemake reads ``profiles/default`` as
     workflow profile when none is named, and it would overrule what ``--profile`` names.
+
+    Options that take any number of words come first: a word that follows is no config file.
     """
-    return ["--workflow-profile", profile, "--configfile", config]
+    return ["--configfile", config, "--workflow-profile", profile]
 
 
 def is_dry_run(extra: list[str]) -> bool:

@@ -321,6 +321,14 @@ def test_the_command_of_a_failed_job_makes_it_alone_and_the_table_goes(failed, t
     assert not (folder / launch.FAILED_JOBS).exists()
 
 
+def test_a_goal_right_after_the_two_dashes_is_no_config_file(failed, tmp_path):
+    folder = shutil.copytree(failed[0], tmp_path / "run")
+    (folder / "results/x-0.h5").unlink()
+    code, text = run_launcher(folder, "--", "results/x-0.h5")
+    assert code == 0, text
+    assert (folder / "results/x-0.h5").exists() and not (folder / "results/x-1.h5").exists()
+
+
 def test_make_runs_the_command_of_a_failed_job():
     done = subprocess.run(
         ["make", "-n", "run", "CONFIG=config/config.yaml", "PROFILE=profiles/slurm", "JOB=a.h5"],
