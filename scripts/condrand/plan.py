@@ -26,6 +26,9 @@ FEATURES_PER_BLOCK = 512
 # What a job is given over what it is expected to need: a run time that is too short costs a retry.
 MARGIN = 4
 
+# Snakemake's own two processes in a job of a cluster, MiB. Measured: 166 and 167.
+SNAKEMAKE_MB = 350
+
 _MB = 2**20
 # A stage below this takes few of the tests, whose draws cost about so many blocks of all.
 _FEW_TESTS, _BLOCKS_WORTH = 0.05, 2
@@ -155,13 +158,18 @@ def feature_blocks(blocks: str | Path) -> tuple[list[float], int]:
     return [float(row["mb"]) for row in rows], sum(int(row["n_features"]) for row in rows)
 
 
+def job_mem_mb(script_mb: float) -> int:
+    """Memory a job asks for, MiB: its script's, as measured below, and Snakemake's beside it."""
+    return int(SNAKEMAKE_MB + script_mb)
+
+
 def load_mem_mb(input_mb: float) -> int:
     """Memory of the load job, MiB.
 
     The outcome is copied in pieces; guide calls and covariates are held. Measured: 507 MiB for a
     file of 211 MiB, of which the libraries are 300; 620 MiB for one of 2 GiB without guide calls.
     """
-    return int(1500 + 0.1 * input_mb)
+    return job_mem_mb(1500 + 0.1 * input_mb)
 
 
 def normalize_mem_mb(screen_mb: float) -> int:
@@ -169,7 +177,7 @@ def normalize_mem_mb(screen_mb: float) -> int:
 
     Measured: 2,141 MiB for a screen of 683 MiB stored as float64.
     """
-    return int(600 + 5 * screen_mb)
+    return job_mem_mb(600 + 5 * screen_mb)
 
 
 def propensity_mem_mb(outcome_mb: float) -> int:
@@ -177,7 +185,7 @@ def propensity_mem_mb(outcome_mb: float) -> int:
 
     Measured: 923 MiB for an outcome of 695 MiB.
     """
-    return int(500 + 1.2 * outcome_mb)
+    return job_mem_mb(500 + 1.2 * outcome_mb)
 
 
 def shard_mem_mb(outcome_mb: float, threads: int) -> int:
@@ -185,7 +193,7 @@ def shard_mem_mb(outcome_mb: float, threads: int) -> int:
 
     Measured: 924 MiB for an outcome of 695 MiB and one thread.
     """
-    return int(400 + 1.2 * outcome_mb + threads * (40 + 0.1 * outcome_mb))
+    return job_mem_mb(400 + 1.2 * outcome_mb + threads * (40 + 0.1 * outcome_mb))
 
 
 def ntc_null_mem_mb(outcome_mb: float) -> int:
@@ -195,7 +203,7 @@ def ntc_null_mem_mb(outcome_mb: float) -> int:
     MiB for one of 284 MiB with most cells in one of four batches; 641 and 978 MiB for 82 and 327
     MiB in ten. Statistics of every unit in every batch are held too: 6 MiB a batch here.
     """
-    return int(800 + 2.2 * outcome_mb)
+    return job_mem_mb(800 + 2.2 * outcome_mb)
 
 
 def shard_seconds(outcome_mb: float, n_units: float, n_treated: float, blocks: float) -> float:
@@ -305,7 +313,7 @@ def propensity_runtime_min(outcome_mb: float, n_units: int) -> int:
 
 def dex_groups_mem_mb(screen_mb: float) -> int:
     """Memory of grouping the cells, MiB: names and some numbers of each."""
-    return int(1500 + 0.05 * screen_mb)
+    return job_mem_mb(1500 + 0.05 * screen_mb)
 
 
 def dex_shard_mem_mb(blocks_mb: list[float], n_tests: int) -> int:
@@ -314,7 +322,7 @@ def dex_shard_mem_mb(blocks_mb: list[float], n_tests: int) -> int:
     A block of features at a time with its tables, and sums of all tests. Measured: 467 MiB for
     blocks of 53 MiB and 0.5 million tests.
     """
-    return int(500 + 4 * max(blocks_mb) + 100 * n_tests / _MB)
+    return job_mem_mb(500 + 4 * max(blocks_mb) + 100 * n_tests / _MB)
 
 
 def dex_merge_mem_mb(n_tests: int) -> int:
@@ -322,7 +330,7 @@ def dex_merge_mem_mb(n_tests: int) -> int:
 
     Measured: 654 MiB for 4 million tests.
     """
-    return int(600 + 130 * n_tests / _MB)
+    return job_mem_mb(600 + 130 * n_tests / _MB)
 
 
 def dex_shard_seconds(blocks_mb: list[float], n_shards: int) -> float:
@@ -343,12 +351,12 @@ def load_samples_mem_mb(input_mb: float) -> int:
 
     Of cells only the sums of the samples are held.
     """
-    return int(1500 + 10 * min(input_mb, 2000))
+    return job_mem_mb(1500 + 10 * min(input_mb, 2000))
 
 
 def linear_mem_mb(stored_mb: float) -> int:
     """Memory of a step of the linear models, MiB: some float64 copies of what is stored."""
-    return int(600 + 8 * stored_mb)
+    return job_mem_mb(600 + 8 * stored_mb)
 
 
 def kompot_sizes(sizes: str | Path) -> dict[str, int]:
@@ -359,7 +367,7 @@ def kompot_sizes(sizes: str | Path) -> dict[str, int]:
 
 def kompot_states_mem_mb(screen_mb: float) -> int:
     """Memory of placing cells, MiB: pieces of the screen, and covariances of features."""
-    return int(2000 + 0.3 * screen_mb)
+    return job_mem_mb(2000 + 0.3 * screen_mb)
 
 
 def kompot_mem_mb(sizes: dict[str, int]) -> int:
@@ -370,7 +378,7 @@ def kompot_mem_mb(sizes: dict[str, int]) -> int:
     """
     n, m, s = sizes["n_cells"], sizes["n_landmarks"], sizes["n_samples"] + 2
     values = 3 * n * m + (3 + s) * m * m + (6 * n + 2 * s * m) * FEATURES_PER_BLOCK
-    return int(700 + 8 * values / _MB)
+    return job_mem_mb(700 + 8 * values / _MB)
 
 
 def kompot_seconds(sizes: dict[str, int], blocks: int) -> float:

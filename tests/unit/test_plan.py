@@ -1,5 +1,7 @@
 """How the work is split: every resample once, whatever the shards; fair, stable batches."""
 
+import ast
+import inspect
 import itertools
 import random
 from functools import partial
@@ -136,8 +138,23 @@ def test_the_load_of_a_batch_is_read_from_the_targets(tmp_path):
 )
 def test_memory_grows_with_the_input(need):
     values = [need(mb) for mb in (0, 100, 1000, 10_000)]
-    assert values == sorted(set(values)) and values[0] >= 400
+    assert values == sorted(set(values)) and values[0] >= 400 + plan.SNAKEMAKE_MB
     assert all(isinstance(value, int) for value in values)
+
+
+def test_every_job_has_memory_for_snakemake_beside_its_script():
+    functions = [node for node in ast.parse(inspect.getsource(plan)).body if is_of_memory(node)]
+    assert len(functions) > 10
+    for function in functions:
+        (returned,) = (n.value for n in ast.walk(function) if isinstance(n, ast.Return))
+        called = returned.func.id if isinstance(returned, ast.Call) else ""
+        assert called == "job_mem_mb", function.name
+    assert plan.job_mem_mb(400) == 400 + plan.SNAKEMAKE_MB
+
+
+def is_of_memory(node: ast.AST) -> bool:
+    name = getattr(node, "name", "")
+    return name.endswith("_mem_mb") and name != "job_mem_mb"
 
 
 def test_the_resources_of_a_shard_never_fall_with_the_work():

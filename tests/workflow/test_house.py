@@ -14,6 +14,7 @@ SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "condrand"
 
 SMK = {path: path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk"))}
+COMMON = (ROOT / "workflow/rules/common.smk").read_text()
 RULES = {
     name: text
     for source in SMK.values()
@@ -108,7 +109,10 @@ def test_each_entry_script_starts_its_log_before_it_imports_anything_else(entry)
 def test_each_rule_says_its_log_benchmark_environment_resources_and_version(rule):
     assert quoted(directive(rule, "conda")) == ["../../envs/condrand.yaml"]
     resources = directive(rule, "resources")
-    assert "mem_mb=" in resources
+    # By a function: not even a constant may forget Snakemake's own memory.
+    asked = re.search(r"\bmem_mb=(\w+)\b", resources)[1]
+    function = re.search(rf"^def {asked}\(.*\n((?: .*|\n)+)", COMMON, re.MULTILINE)[1]
+    assert re.search(r"attempt \* plan\.\w*mem_mb\(", function)
     assert "runtime=" in resources
     # The stamp of the kernels holds no number.
     if rule != "warm_kernels":

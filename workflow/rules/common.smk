@@ -550,4 +550,9 @@ def tables_mem_mb(wildcards, input, attempt):
     Of an outcome only the header is read.
     """
     tables = [path for path in input if Path(path).name != "outcome.h5ad"]
-    return attempt * (1000 + 10 * sum(plan.read_mb(path) for path in tables))
+    return attempt * plan.job_mem_mb(1000 + 10 * sum(plan.read_mb(path) for path in tables))
+
+
+def fixed_mem_mb(script_mb):
+    """Of jobs that need about the same whatever the input."""
+    return lambda wildcards, attempt: attempt * plan.job_mem_mb(script_mb)

@@ -194,7 +194,7 @@ rule crt_units:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=fixed_mem_mb(1000),
         runtime=10,
     params:
         version=RESULTS_VERSION["crt_merge"],
@@ -217,7 +217,7 @@ rule crt_null:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=fixed_mem_mb(1000),
         runtime=10,
     params:
         version=RESULTS_VERSION["crt_merge"],

@@ -19,7 +19,7 @@ rule warm_kernels:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=1500,
+        mem_mb=fixed_mem_mb(1500),
         runtime=10,
     script:
         "../../scripts/warm_kernels.py"

@@ -49,7 +49,7 @@ rule ntc_groups:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=1500,
+        mem_mb=fixed_mem_mb(1500),
         runtime=10,
     params:
         controls=lambda wildcards: analysis_of(wildcards)["controls"],

@@ -153,7 +153,7 @@ rule annotate_h5ad:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=fixed_mem_mb(2000),
         runtime=60,
     params:
         version=RESULTS_VERSION["merge"],

@@ -16,7 +16,7 @@ rule simulate_screen:
     conda:
         "../../envs/condrand.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=fixed_mem_mb(2000),
         runtime=30,
     params:
         settings=lambda wildcards: config["screens"][wildcards.screen]["simulate"],
