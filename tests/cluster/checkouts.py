@@ -8,10 +8,12 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from workflow.conftest import jobs_in
+import launch
+from workflow.conftest import PARTS, jobs_in
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results/demo/crt"
@@ -58,11 +60,15 @@ class Checkout:
     started: list[subprocess.Popen] = field(default_factory=list, repr=False)
 
     def start(
-        self, *arguments: str, profile: str = "profiles/slurm", goal: str = "all"
+        self,
+        *arguments: str,
+        profile: str = "profiles/slurm",
+        goal: str = "all",
+        in_haste: bool = True,
     ) -> subprocess.Popen:
         """Start a run, by the command that ``make run`` gives; its words go to `said`."""
         launcher = [sys.executable, "scripts/launch.py", "--config", "config.yaml"]
-        haste = [*HASTE.get(profile, []), "--latency-wait", "20"]
+        haste = [*HASTE.get(profile, []), "--latency-wait", "20"] if in_haste else []
         with self.output.open("w") as output:
             process = subprocess.Popen(
                 [*launcher, "--profile", profile, "--", *arguments, *haste, "--", goal],
@@ -79,7 +85,7 @@ class Checkout:
         """What the run that was started last has printed."""
         return self.output.read_text()
 
-    def run(self, *arguments: str, fails: bool = False, **how: str) -> str:
+    def run(self, *arguments: str, fails: bool = False, **how: Any) -> str:
         """Run as `start` does, expect it to succeed (or to fail), give what it printed."""
         code = self.start(*arguments, **how).wait()
         text = self.said()
@@ -137,3 +143,24 @@ def small_demo() -> dict:
     config["analyses"]["crt"]["resamples"] = (2 * SHARDS_PER_BATCH - 1) * 1024 - 10
     config["scatter"] = {"batches": BATCHES, "shards": SHARDS_PER_BATCH}
     return config
+
+
+def new_checkout(folder: Path, environment: dict[str, str], config: dict) -> Checkout:
+    """A checkout below a folder, configured, in which nothing has run."""
+    place = folder / "checkout"
+    place.mkdir()
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+        copy(ROOT / part, place / part)
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    return Checkout(place, environment, place.with_suffix(".txt"))
+
+
+def environment_of_runs(kernels: Path) -> dict[str, str]:
+    """The environment of runs, and where kernels are compiled to unless it says so itself."""
+    made = launch.snakemake_environment()
+    made.setdefault("CONDRAND_CACHE", str(kernels))
+    made.pop("SNAKEMAKE_PROFILE", None)
+    # Without bytecode each of a job's three starts compiles all it imports.
+    made.pop("PYTHONDONTWRITEBYTECODE", None)
+    return made

@@ -1,24 +1,26 @@
 """A private cluster for all tests here, and checkouts whose runs go through it."""
 
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import yaml
 
-import launch
-from cluster.checkouts import BATCHES, ROOT, Checkout, small_demo
+from cluster.checkouts import BATCHES, Checkout, environment_of_runs, new_checkout, small_demo
 from cluster.slurm import OURS, CannotStartError, Cluster, install_if_missing, private_cluster
-from workflow.conftest import PARTS
+
+
+def do_without(reason: str) -> None:
+    """Skip, with the reason; fail where there must be a cluster, as `.ci/run` says."""
+    (pytest.fail if os.environ.get("CONDRAND_NEEDS_CLUSTER") else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Four nodes of four cores."""
     if " " in str(tmp_path_factory.getbasetemp()):
-        pytest.skip("on a cluster there may be no space in a path")
+        do_without("on a cluster there may be no space in a path")
     try:
         install_if_missing()
         # Not below pytest's folder: the name of a socket has at most 107 characters.
@@ -28,30 +30,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         ):
             yield started
     except CannotStartError as reason:
-        pytest.skip(str(reason))
+        do_without(str(reason))
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of every run; jobs inherit it."""
-    made = launch.snakemake_environment()
-    made.setdefault("CONDRAND_CACHE", str(tmp_path_factory.mktemp("kernels")))
-    made.pop("SNAKEMAKE_PROFILE", None)
-    # Without bytecode each of a job's three starts compiles all it imports.
-    made.pop("PYTHONDONTWRITEBYTECODE", None)
-    return made
+    return environment_of_runs(tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Checkout:
     """A checkout, configured, in which nothing has run; not to be changed."""
-    place = tmp_path_factory.mktemp("fresh") / "checkout"
-    place.mkdir()
-    for part in PARTS:
-        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-        copy(ROOT / part, place / part)
-    (place / "config.yaml").write_text(yaml.safe_dump(small_demo()))
-    return Checkout(place, environment, place.with_suffix(".txt"))
+    return new_checkout(tmp_path_factory.mktemp("fresh"), environment, small_demo())
 
 
 @pytest.fixture(scope="session")
