@@ -51,12 +51,13 @@ class Night:
     written: dict[str, int]
 
 
-def jobs_by_shard(cluster: Cluster) -> dict[tuple[int, int], list[Job]]:
-    """The jobs of each shard, in order of submission."""
+def jobs_by_shard(cluster: Cluster, known: set[str]) -> dict[tuple[int, int], list[Job]]:
+    """The jobs of each shard but those known before, in order of submission."""
     found: dict[tuple[int, int], list[Job]] = {shard: [] for shard in SHARDS.values()}
     for job in cluster.jobs("crt_shard"):
         batch, shard = job.wildcards.split("_")[-2:]
-        found[int(batch), int(shard)].append(job)
+        if job.number not in known:
+            found[int(batch), int(shard)].append(job)
     return found
 
 
@@ -103,6 +104,7 @@ def night(cluster: Cluster, copies, tmp_path_factory) -> Iterator[Night]:
     # No job can write its log there, however often it is tried.
     (log / "in-the-way").mkdir(parents=True)
     last = cluster.nodes[-1]
+    known = {job.number for job in cluster.jobs()}
     process = checkout.start(
         "--set-resources",
         f"crt_shard:mem_mb=attempt * ({TOO_LITTLE_MB} if {where(LARGE)} else 500)",
@@ -112,7 +114,7 @@ def night(cluster: Cluster, copies, tmp_path_factory) -> Iterator[Night]:
     )
     fates = {LATE, CANCELLED, KILLED, LOST}
     while fates and process.poll() is None:
-        for shard, jobs in jobs_by_shard(cluster).items():
+        for shard, jobs in jobs_by_shard(cluster, known).items():
             if shard in fates and jobs and jobs[0].state == "RUNNING":
                 if strike(cluster, shard, jobs[0]):
                     fates.remove(shard)
@@ -121,7 +123,8 @@ def night(cluster: Cluster, copies, tmp_path_factory) -> Iterator[Night]:
     text = checkout.said()
     assert not fates, f"{fates} ended too early: {text}"
     assert process.returncode == 1, text
-    yield Night(checkout, text, jobs_by_shard(cluster), checkout.contents(), written(checkout))
+    jobs = jobs_by_shard(cluster, known)
+    yield Night(checkout, text, jobs, checkout.contents(), written(checkout))
     cluster.start_node(last)
     cluster.wait_for_nodes()
 
