@@ -141,6 +141,49 @@ def test_the_readmes_command_ends_what_a_dead_run_left_and_the_rest_is_made(
     assert_like(checkout, local)
 
 
+def test_ending_old_jobs_after_resuming_takes_no_finished_shard_away(
+    before_last_batch, cluster, local
+):
+    checkout = before_last_batch
+    process, old = halted(checkout, cluster)
+    kill_leader(process)
+    process, new = halted(checkout, cluster)
+    send(signal.SIGCONT, new)
+    assert process.wait() == 0, checkout.said()
+    cluster.ask("scancel", *(job.number for job in old))
+    wait_for(is_over(cluster, old), why="the old jobs to end")
+    assert {job.state for job in of_number(cluster, old)} == {"CANCELLED"}
+    assert_like(checkout, local)
+    assert checkout.planned(EFFECTS) == {}
+
+
+def test_an_old_job_that_starts_when_all_is_made_leaves_nothing_to_do(
+    before_last_batch, cluster, local
+):
+    checkout = before_last_batch
+    known = {job.number for job in cluster.jobs()}
+
+    def waiting() -> list[str]:
+        assert process.poll() is None, checkout.said()
+        jobs = [job for job in cluster.jobs("crt_shard") if job.number not in known]
+        return [job.number for job in jobs] if len(jobs) == len(LAST) else []
+
+    cluster.ask("scontrol", "update", "PartitionName=all", "State=DOWN")
+    try:
+        process = checkout.start(goal=EFFECTS)
+        old = ",".join(wait_for(waiting, why="all shards to be queued"))
+        kill_leader(process)
+        cluster.ask("scontrol", "hold", old)
+    finally:
+        cluster.ask("scontrol", "update", "PartitionName=all", "State=UP")
+    checkout.run(goal=EFFECTS)
+    cluster.ask("scontrol", "release", old)
+    late = [job for job in cluster.jobs() if job.number in old.split(",")]
+    wait_for(is_over(cluster, late), why="the old jobs to end")
+    assert_like(checkout, local)
+    assert checkout.planned(EFFECTS) == {}
+
+
 def test_the_readmes_other_command_ends_the_jobs_of_all_runs_and_nobody_elses(cluster):
     wanted = {"condrand_1": "CANCELLED", "condrand_2": "CANCELLED", "mycondrand_3": "RUNNING"}
     numbers = {
