@@ -45,7 +45,7 @@ REPORT_OF_RUN = $(if $(CONFIG),results/report.html,results/$(EXAMPLE)/report.htm
 LAUNCH = $(PY) scripts/launch.py --by-make $(if $(PROFILE),--profile "$(PROFILE)",--cores "$(CORES)")
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo run plan run-arguments test test-slow test-cluster benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-tails benchmark-out-of-core peers lint lock clean folders python FORCE
+.PHONY: help env demo run plan run-arguments test test-slow test-cluster benchmark benchmark-dex benchmark-linear benchmark-kompot benchmark-tails benchmark-jobs benchmark-out-of-core peers lint lock clean folders python FORCE
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -87,7 +87,7 @@ test-slow: env ## Run the tests marked slow
 	@$(PY) -m pytest -m slow
 
 test-cluster: env ## Run the tests on a private SLURM (root on Debian, else they skip)
-	@$(PY) -m pytest -m cluster
+	@$(PY) -m pytest -m cluster tests/cluster
 
 benchmark: env ## Time the crt engine against the plain recipe, on one simulated file
 	@$(PY) tests/benchmarks/crt.py
@@ -103,6 +103,9 @@ benchmark-kompot: env peers ## Time expression and abundance over cell states ag
 
 benchmark-tails: env ## How right small p values are, by method, and their cost (an hour)
 	@$(PY) tests/benchmarks/tails.py accuracy null power cost
+
+benchmark-jobs: env ## Run 500 shard jobs through a private SLURM, some killed; then 50 (root on Debian)
+	@$(PY) tests/benchmarks/shard_jobs.py
 
 benchmark-out-of-core: env ## Run the dex engine on a screen larger than its jobs' memory
 	@$(PY) tests/benchmarks/dex_out_of_core.py
