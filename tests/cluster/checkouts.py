@@ -33,8 +33,16 @@ def shard_file(batch: int, shard: int) -> str:
 
 
 def merged(batch: int) -> str:
-    """Path of what is merged of a batch's shards."""
+    """Path of what becomes of a batch's shards in the end."""
     return f"{RESULTS}/batch-{batch:04d}.parquet"
+
+
+def made_of_shards(batch: int) -> dict[str, str]:
+    """All that is made of a batch's shards alone: rule by path."""
+    folder = f"{RESULTS}/batch-{batch:04d}"
+    # Two of four: the resamples have seven blocks, and refining is worth two.
+    refined = {f"{folder}/stage-1/shard-{s:04d}.h5": "crt_refine" for s in range(2)}
+    return {f"{folder}/null.h5": "crt_merge", **refined, merged(batch): "crt_effects"}
 
 
 SHARDS = {shard_file(b, s): (b, s) for b in range(BATCHES) for s in range(SHARDS_PER_BATCH)}
@@ -107,13 +115,11 @@ class Checkout:
 
     def remove_shards(self, *batches: int) -> None:
         """Remove shards of some batches, and all that is made from shards."""
-        gone = [path for path, (batch, _) in SHARDS.items() if batch in batches]
-        self.remove(*gone)
+        kept = {"outcome.h5ad", "propensity.h5", "ntc_groups.tsv", "units.tsv"}
+        others = {f"batch-{b:04d}" for b in range(BATCHES) if b not in batches}
         for path in (self.path / RESULTS).rglob("*"):
-            kept = {"outcome.h5ad", "propensity.h5", "ntc_groups.tsv", "units.tsv"}
-            kept |= {Path(merged(b)).name for b in range(BATCHES) if b not in batches}
-            kept |= {f"batch-{b:04d}.crt_null.tsv" for b in range(BATCHES) if b not in batches}
-            if path.is_file() and path.name not in kept and not path.name.startswith("shard-"):
+            first = path.relative_to(self.path / RESULTS).parts[0]
+            if path.is_file() and path.name not in kept and first.split(".")[0] not in others:
                 path.unlink()
 
     def contents(self) -> dict[str, bytes]:
