@@ -103,8 +103,9 @@ def split_anew(reference: Checkout, to: Path, config: dict, share: float, seed: 
     """A copy of a finished run without shards and what follows, whose shards meet their fates."""
     checkout = reference.copy(to)
     (to / "config.yaml").write_text(yaml.safe_dump(config))
-    for path in [*to.glob(f"{RESULTS}/*.parquet"), *to.glob(f"{RESULTS}/**/shard-*.h5")]:
-        path.unlink()
+    for made in ("*.parquet", "*/null.h5", "*/shard-*.h5"):
+        for path in to.glob(f"{RESULTS}/{made}"):
+            path.unlink()
     shutil.copy(fates.__file__, to / "scripts" / "fates.py")
     entry = to / SCRIPT
     head, body = entry.read_text().split("from condrand.entry", 1)

@@ -33,16 +33,13 @@ def shard_file(batch: int, shard: int) -> str:
 
 
 def merged(batch: int) -> str:
-    """Path of what becomes of a batch's shards in the end."""
+    """Path of what is merged of a batch's shards."""
+    return f"{RESULTS}/batch-{batch:04d}/null.h5"
+
+
+def table(batch: int) -> str:
+    """Path of what a batch's merged shards become."""
     return f"{RESULTS}/batch-{batch:04d}.parquet"
-
-
-def made_of_shards(batch: int) -> dict[str, str]:
-    """All that is made of a batch's shards alone: rule by path."""
-    folder = f"{RESULTS}/batch-{batch:04d}"
-    # Two of four: the resamples have seven blocks, and refining is worth two.
-    refined = {f"{folder}/stage-1/shard-{s:04d}.h5": "crt_refine" for s in range(2)}
-    return {f"{folder}/null.h5": "crt_merge", **refined, merged(batch): "crt_effects"}
 
 
 SHARDS = {shard_file(b, s): (b, s) for b in range(BATCHES) for s in range(SHARDS_PER_BATCH)}
@@ -115,12 +112,14 @@ class Checkout:
 
     def remove_shards(self, *batches: int) -> None:
         """Remove shards of some batches, and all that is made from shards."""
-        kept = {"outcome.h5ad", "propensity.h5", "ntc_groups.tsv", "units.tsv"}
-        others = {f"batch-{b:04d}" for b in range(BATCHES) if b not in batches}
+        kept = {f"{RESULTS}/{name}" for name in ("outcome.h5ad", "ntc_groups.tsv", "units.tsv")}
+        kept |= {path for path, (batch, _) in SHARDS.items() if batch not in batches}
+        for b in set(range(BATCHES)) - set(batches):
+            kept |= {merged(b), table(b), f"{RESULTS}/batch-{b:04d}.crt_null.tsv"}
         for path in (self.path / RESULTS).rglob("*"):
-            first = path.relative_to(self.path / RESULTS).parts[0]
-            if path.is_file() and path.name not in kept and first.split(".")[0] not in others:
-                path.unlink()
+            if path.is_file() and path.name != "propensity.h5":
+                if str(path.relative_to(self.path)) not in kept:
+                    path.unlink()
 
     def contents(self) -> dict[str, bytes]:
         """The bytes of every result, by path."""
@@ -145,6 +144,8 @@ def small_demo() -> dict:
     """The demo with fewer cells, targets and resamples, and more shards."""
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     config["screens"]["demo"]["simulate"] |= {"n_cells": 1500, "n_programs": 4, "n_targets": 10}
+    # Without refinement, which takes two more rounds of jobs.
+    config["analyses"]["crt"]["calibration"] = "skew_normal"
     # A block short of two for every shard, the last block cut short.
     config["analyses"]["crt"]["resamples"] = (2 * SHARDS_PER_BATCH - 1) * 1024 - 10
     config["scatter"] = {"batches": BATCHES, "shards": SHARDS_PER_BATCH}

@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkouts import (
-    BATCHES,
-    EFFECTS,
-    SHARDS,
-    Checkout,
-    made_of_shards,
-    merged,
-    shard_file,
-)
+from cluster.checkouts import BATCHES, EFFECTS, SHARDS, Checkout, merged, shard_file
 
 pytestmark = pytest.mark.cluster
 
@@ -48,7 +40,7 @@ def test_a_damaged_shard_is_named_at_the_merge_and_made_again_once_it_is_removed
     known = {job.number for job in cluster.jobs()}
     checkout.run(goal=EFFECTS)
     new = [job.rule for job in cluster.jobs() if job.number not in known]
-    assert sorted(new) == sorted([*made_of_shards(LAST).values(), "crt_shard", "merge_effects"])
+    assert sorted(new) == ["crt_effects", "crt_merge", "crt_shard", "merge_effects"]
     made = checkout.contents()
     assert made == {path: whole[path] for path in made}
     assert EFFECTS in made

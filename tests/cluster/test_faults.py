@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.checkouts import EFFECTS, SHARDS, Checkout, made_of_shards, merged, shard_file
+from cluster.checkouts import EFFECTS, SHARDS, Checkout, merged, shard_file, table
 from cluster.slurm import Cluster, Job, processes_of
 
 pytestmark = pytest.mark.cluster
@@ -177,7 +177,7 @@ def test_what_does_not_depend_on_the_failed_shard_is_made_all_the_same(night, lo
     broken = shard_file(*BROKEN)
     assert set(night.written) == set(SHARDS) - {broken}
     assert merged(0) in night.made
-    assert not {broken, *made_of_shards(1), *AFTER_SHARDS} & set(night.made)
+    assert not {broken, merged(1), table(1), *AFTER_SHARDS} & set(night.made)
     whole = local.contents()
     assert {path: whole[path] for path in night.made} == night.made
 
@@ -185,14 +185,13 @@ def test_what_does_not_depend_on_the_failed_shard_is_made_all_the_same(night, lo
 def test_the_same_command_makes_what_is_missing_and_nothing_else(night, cluster, local):
     checkout = night.checkout
     shutil.rmtree(checkout.path / "logs/demo/crt/batch-0001/shard-0001.log")
-    after = made_of_shards(1)
-    missing = {shard_file(*BROKEN), *after, EFFECTS}
+    missing = {shard_file(*BROKEN), merged(1), table(1), EFFECTS}
     assert set(checkout.planned(EFFECTS)) == missing
     known = {job.number for job in cluster.jobs()}
     checkout.run(goal=EFFECTS)
     new = [job for job in cluster.jobs() if job.number not in known]
-    rules = [*after.values(), "crt_shard", "merge_effects"]
-    assert sorted(job.rule for job in new) == sorted(rules)
+    rules = ["crt_effects", "crt_merge", "crt_shard", "merge_effects"]
+    assert sorted(job.rule for job in new) == rules
     times = written(checkout)
     assert {path: times[path] for path in night.written} == night.written
     made, whole = checkout.contents(), local.contents()
