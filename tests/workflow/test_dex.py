@@ -132,7 +132,7 @@ def test_both_engines_give_their_tables_side_by_side(done):
         "D": N_GENES,
         "G": N_GENES,
     }
-    assert set(effects["A"]["p_source"]) == {"empirical"}
+    assert set(effects["A"]["p_source"]) == {"empirical", "importance"}
     assert set(effects["D"]["p_source"]) <= {"asymptotic", ""}
     assert set(effects["G"]["p_source"]) <= {"t", ""}
     assert set(effects["D"]["target"]) == {f"GENE{i:03d}" for i in range(1, 7)}

@@ -42,7 +42,8 @@ def test_thp1_programs_fall_where_their_regulators_are_knocked_out(run_example):
     # No resample of 1,023 is as extreme, and p is far smaller than they could tell.
     assert (rows["p_empirical"] == 1 / 1024).all()
     assert (rows["p_value"] < 1e-5).all() and (rows["p_source"] == "importance").all()
-    assert (rows["p_relative_error"] < 0.3).all()
+    # By 255 draws of each tail; four times as many halve it.
+    assert (rows["p_relative_error"] < 0.6).all()
     empty = effects[effects["target"] == "CD274"]
     assert len(empty) == 10
     assert empty["p_value"].isna().all()
