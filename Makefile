@@ -84,10 +84,10 @@ test: env ## Run the tests (not those marked slow)
 	@$(PY) -m pytest
 
 test-slow: env ## Run the tests marked slow
-	@$(PY) -m pytest -m slow
+	@$(PY) -m pytest -m "slow and not cluster"
 
-test-cluster: env ## Run the tests on a private SLURM (root on Debian, else they skip)
-	@$(PY) -m pytest -m cluster tests/cluster
+test-cluster: env ## Run the tests on a private SLURM (root on Debian, else they skip); QUICK=1 for most
+	@$(PY) -m pytest -m "cluster$(if $(QUICK), and not slow)" tests/cluster
 
 benchmark: env ## Time the crt engine against the plain recipe, on one simulated file
 	@$(PY) tests/benchmarks/crt.py

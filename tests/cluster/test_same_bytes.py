@@ -8,7 +8,10 @@ from cluster.checkouts import ROOT, new_checkout
 pytestmark = pytest.mark.cluster
 
 
-@pytest.mark.parametrize("config", ["config.yaml", "examples/papalexi_programs.yaml"])
+@pytest.mark.parametrize(
+    "config",
+    ["config.yaml", pytest.param("examples/papalexi_programs.yaml", marks=pytest.mark.slow)],
+)
 def test_a_run_through_four_nodes_gives_the_bytes_of_a_local_run(
     config, cluster, environment, tmp_path, request
 ):

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import shard_jobs
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def test_of_shards_that_fail_by_chance_none_is_lost_or_made_with_other_bytes(
