@@ -187,14 +187,14 @@ class Work:
             propensity = plan.propensity_seconds(self.size["outcome_mb"], units)
             stages = self._refine_seconds(units, treated, scatter.shards)
         refined = sum(n_shards * once + seconds for n_shards, seconds in stages)
-        longest = max((seconds / n_shards for n_shards, seconds in stages), default=0.0)
+        after = [once + seconds / n_shards / scatter.threads for n_shards, seconds in stages]
         return Job(
             n_jobs=batches * scatter.shards,
             seconds=once + work / scatter.threads,
             cpu_seconds=batches * (propensity + scatter.shards * (once + work) + refined),
             before=once + propensity,
             n_refine_jobs=batches * sum(n_shards for n_shards, _ in stages),
-            after=once + longest / scatter.threads,
+            after=max(after, default=0.0),
             mem_mb=self._mem_mb(units, blocks, scatter.threads),
             runtime_min=self._runtime_min(units, treated, blocks, scatter),
             disk_mb=self._disk_mb(scatter.shards),
@@ -262,7 +262,7 @@ class Job:
     n_refine_jobs : int
         Of all stages that find small p values anew.
     after : float
-        Expected wall time of the longest of them.
+        Expected wall time of the longest of them; 0 where there is none.
     mem_mb, runtime_min : int
         What the rule asks for, for the largest job at its first attempt.
     disk_mb : float
@@ -282,7 +282,7 @@ class Job:
     @property
     def longest(self) -> float:
         """Expected wall time of the longest job of a batch, seconds."""
-        return max(self.seconds, self.before, self.after if self.n_refine_jobs else 0.0)
+        return max(self.seconds, self.before, self.after)
 
 
 @dataclass(frozen=True)
@@ -488,7 +488,7 @@ def propose(
     wanted_s = 60 * minutes
     whole = [work.job(Scatter(threads=threads)) for work in works]
     one = sum(work.ratio * work.seconds(*_all_of(work)) for work in works)
-    one += sum(job.before + threads * job.after * (job.n_refine_jobs > 0) for job in whole)
+    one += sum(job.before + threads * job.after for job in whole)
     is_small = one <= wanted_s
     scatter = Scatter(threads=threads) if is_small else _cheapest(works, wanted_s, threads)
     jobs = [work.job(scatter) for work in works]

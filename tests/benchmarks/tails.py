@@ -431,19 +431,16 @@ def tested_targets(outcome, treated, calibration, first, threads=1):
     """P values of targets, (n_targets, n_features): as reported, empirical, and their batch."""
     names = [str(first + g) for g in range(len(treated))]
     batch = crt.prepare(outcome, ["target"] * len(names), names, treated)
-    analysis = {
-        "null_method": "crt",
-        "calibration": calibration,
-        "refine": "auto",
-        "resamples": B,
-        "sampler": "bernoulli_index",
-        "statistic": outcome.statistic,
-    }
     summaries = crt.resample(outcome, batch, range(1), B, METHOD, threads)
-    stages = refine_stages(analysis)
-    draws = crt_refine.Draws(METHOD, TAIL)
-    found = crt_refine.refined_p_values(outcome, batch, summaries, stages, draws, threads)
-    return found, batch, summaries
+    return refined(outcome, batch, summaries, calibration, threads), batch, summaries
+
+
+def refined(outcome, batch, summaries, calibration, threads=1):
+    """What tests report by a calibration, as it is by default."""
+    analysis = {"null_method": "crt", "calibration": calibration, "refine": "auto"}
+    analysis |= {"resamples": B, "sampler": "bernoulli_index", "statistic": outcome.statistic}
+    stages, draws = refine_stages(analysis), crt_refine.Draws(METHOD, TAIL)
+    return crt_refine.refined_p_values(outcome, batch, summaries, stages, draws, threads)
 
 
 def smoothed(outcome, batch, summaries):
@@ -578,20 +575,12 @@ def cost(arguments, folder):
         made = work(*given)
         return made, 1000 * (time.process_time() - began) / n_targets
 
-    def refined(batch, summaries, calibration):
-        analysis = {"null_method": "crt", "calibration": calibration, "refine": "auto"}
-        analysis |= {"resamples": B, "sampler": "bernoulli_index", "statistic": "ols"}
-        draws = crt_refine.Draws(METHOD, TAIL)
-        return crt_refine.refined_p_values(
-            outcome, batch, summaries, refine_stages(analysis), draws
-        )
-
     rounds = []
     for turn in range(arguments.rounds + 1):
         batch, fitting = timed(crt.prepare, outcome, kinds, names, treated)
         summaries, plain = timed(crt.resample, outcome, batch, range(1), B, METHOD)
-        adaptive, refining = timed(refined, batch, summaries, "adaptive")
-        _, direct = timed(refined, batch, summaries, "saddlepoint")
+        adaptive, refining = timed(refined, outcome, batch, summaries, "adaptive")
+        _, direct = timed(refined, outcome, batch, summaries, "saddlepoint")
         if turn:  # the first compiles
             rounds.append((fitting, plain, refining, direct))
     many = range(100)

@@ -8,11 +8,11 @@ from scipy.stats import binom
 
 from condrand.covariates import orthonormal_basis, standardize
 from condrand.kernels.saddlepoint import LANES, cumulants, tilted_cumulants
-from condrand.nulls import saddlepoint
+from condrand.nulls import importance, saddlepoint
 from condrand.nulls.saddlepoint import TailPoint, diagnose, p_values, tail_levels, tail_points
 from condrand.samplers.bernoulli import BernoulliSampler
 from condrand.statistics import STATISTICS, ols, ols_t, rank, welch
-from condrand.statistics.scores import DenseScores, LinearForm, feature_scores, padded
+from condrand.statistics.scores import DenseScores, LinearForm, padded
 
 LINEAR = [ols, ols_t, rank]
 UPPER, LOWER = 0, 1
@@ -86,10 +86,11 @@ def test_scores_of_one_feature_give_its_statistic(statistic, sparse):
     scores = statistic.score(sp.csr_matrix(outcome) if sparse else outcome, basis)
     cells = np.arange(3, 60, 4)
     whole = statistic.values(scores, scores.observed(cells))[0]
-    scratch = None
+    narrow = importance.NarrowRows()
     for k in (2, 0, 1):
-        scratch = feature_scores(scores, k, scratch)
-        one = statistic.values(scratch, scratch.observed(cells))[0]
+        residuals, columns = scores.residuals(np.array([k]))
+        rows, _ = narrow.of(scores, residuals[:, columns[0]])
+        one = statistic.values(rows, rows.observed(cells))[0]
         assert one.shape == (1,)
         if sparse:
             np.testing.assert_allclose(one[0], whole[k], rtol=1e-10)

@@ -28,7 +28,6 @@ from condrand.propensity import PropensityModel, area_under_curve, fit_propensit
 from condrand.samplers import SAMPLERS
 from condrand.samplers.strata import STRATIFY, Strata, make_strata
 from condrand.statistics import STATISTICS
-from condrand.statistics.scores import DenseScores, Scores, SparseScores, padded
 from condrand.units import NTC_GROUP
 
 if TYPE_CHECKING:  # pandas would delay the start of every shard job
@@ -290,39 +289,10 @@ def null_blocks(
     draw = SAMPLERS[sampler].of(seed, batch.kinds[unit], batch.names[unit], p, strata, stream)
     scores = comparison.scores
     if features is not None:
-        scores = _of_features(scores, features)
+        scores = scores.of_features(features)
     for block in blocks:
         sums = draw.set_sums(scores, block, resamples_of_block(resamples, block))
         yield block, statistic.values(scores, sums)
-
-
-def _of_features(scores: Scores, features: np.ndarray) -> Scores:
-    """The scores of some features alone."""
-    k = scores.n_features
-    # Of a statistic whose finalizer has constants, the squares stand beside the values.
-    squares = scores.constants.shape[0] > 0
-    constants = scores.constants[:, features] if squares else scores.constants
-    if isinstance(scores, DenseScores):
-        basis = k + np.arange(scores.rank)
-        columns = np.concatenate([features, basis, k + features if squares else basis[:0]])
-        rows = np.zeros((scores.n_cells, padded(columns.size)))
-        rows[:, : columns.size] = scores.rows[:, columns]
-        return DenseScores(rows, features.size, scores.rank, constants)
-    columns = np.concatenate([features, k + features]) if squares else features
-    place = np.full(scores.projection.shape[1], -1, np.int32)
-    place[columns] = np.arange(columns.size)
-    place = place[scores.indices]
-    kept = place >= 0
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
-    return SparseScores(
-        scores.data[kept],
-        place[kept],
-        before[scores.indptr],
-        scores.basis,
-        np.ascontiguousarray(scores.projection[:, columns]),
-        features.size,
-        constants,
-    )
 
 
 def batch_table(

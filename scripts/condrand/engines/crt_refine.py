@@ -288,7 +288,8 @@ def _count(
             features,
             (str(number),),
         ):
-            counts += np.count_nonzero(_as_extreme(null, observed, centre, draws.tail), axis=0)
+            extreme = empirical.as_extreme(null, observed, centre, draws.tail)
+            counts += np.count_nonzero(extreme, axis=0)
             n += len(null)
         # Whole numbers: the order in which threads add them changes nothing.
         with lock:
@@ -297,17 +298,6 @@ def _count(
 
     _in_threads(work, _runs(at, threads, at.size), threads)
     return found
-
-
-def _as_extreme(
-    null: np.ndarray, observed: np.ndarray, centre: np.ndarray, tail: str
-) -> np.ndarray:
-    if tail == "right":
-        return null >= observed
-    if tail == "left":
-        return null <= observed
-    about = centre if tail == "two_sided_centred" else 0.0
-    return np.abs(null - about) >= np.abs(observed - about)
 
 
 def _tilt(

@@ -7,6 +7,21 @@ _ROW = {"right": 0, "left": 1, "two_sided": 2, "two_sided_centred": 3}
 TAILS = tuple(_ROW)
 
 
+def as_extreme(
+    values: np.ndarray, observed: np.ndarray | float, centre: np.ndarray | float, tail: str
+) -> np.ndarray:
+    """Which resampled statistics are at least as extreme as the observed one.
+
+    What :func:`condrand.kernels.null_summary.add_block` counts; arrays broadcast.
+    """
+    if tail == "right":
+        return values >= observed
+    if tail == "left":
+        return values <= observed
+    about = centre if tail == "two_sided_centred" else 0.0
+    return np.abs(values - about) >= np.abs(observed - about)
+
+
 def p_values(exceed: np.ndarray, n_resamples: int, tail: str) -> np.ndarray:
     """``p = (1 + exceedances) / (B + 1)``.
 

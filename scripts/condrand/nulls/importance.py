@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from condrand.kernels.tilting import tilt_cells
+from condrand.nulls.empirical import as_extreme
 from condrand.plan import n_blocks, resamples_of_block
 from condrand.samplers.bernoulli import BernoulliSampler
 from condrand.samplers.streams import stream_key
@@ -148,15 +149,12 @@ def estimate(
 def in_tail(
     values: np.ndarray, observed: float, centre: float, tail: str, upper: bool
 ) -> np.ndarray:
-    """Which values are at least as extreme as the observed one, on one side.
-
-    The two sides together are what :func:`condrand.kernels.null_summary.add_block` counts.
-    """
+    """Which values are at least as extreme as the observed one, on one side."""
+    extreme = as_extreme(values, observed, centre, tail)
     if tail in ("right", "left"):
-        return values >= observed if upper else values <= observed
+        return extreme
     about = centre if tail == "two_sided_centred" else 0.0
-    far = abs(observed - about)
-    return values - about >= far if upper else values - about <= -far
+    return extreme & (values >= about if upper else values <= about)
 
 
 def _combined(logs: list[np.ndarray], counts: list[int]) -> tuple[float, float]:

@@ -130,6 +130,15 @@ class DenseScores:
         """Rows that hold the covariates' basis, and its first column."""
         return self.rows, self.n_features
 
+    def of_features(self, features: np.ndarray) -> "DenseScores":
+        """The scores of some features (int64) alone: narrower rows, copied."""
+        constants, further = _further_columns(self, features)
+        basis = self.n_features + np.arange(self.rank)
+        columns = np.concatenate([features, basis, further])
+        rows = np.zeros((self.n_cells, padded(columns.size)))
+        rows[:, : columns.size] = self.rows[:, columns]
+        return DenseScores(rows, features.size, self.rank, constants)
+
 
 @dataclass(frozen=True)
 class SparseScores:
@@ -225,28 +234,34 @@ class SparseScores:
         """Rows that hold the covariates' basis, and its first column."""
         return self.basis, 0
 
+    def of_features(self, features: np.ndarray) -> "SparseScores":
+        """The scores of some features (int64) alone: shorter rows, copied."""
+        constants, further = _further_columns(self, features)
+        columns = np.concatenate([features, further])
+        place = np.full(self.projection.shape[1], -1, np.int32)
+        place[columns] = np.arange(columns.size)
+        place = place[self.indices]
+        kept = place >= 0
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        return SparseScores(
+            self.data[kept],
+            place[kept],
+            before[self.indptr],
+            self.basis,
+            np.ascontiguousarray(self.projection[:, columns]),
+            features.size,
+            constants,
+        )
+
 
 Scores = DenseScores | SparseScores
 
 
-def feature_scores(scores: Scores, k: int, scratch: DenseScores | None = None) -> DenseScores:
-    """Dense scores of one feature: its residual, then the covariates' basis.
+def _further_columns(scores: Scores, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Constants of some features, and their columns beyond the first.
 
-    Parameters
-    ----------
-    scores : DenseScores or SparseScores
-        Of a statistic whose scores are residuals.
-    k : int
-    scratch : DenseScores, optional
-        What an earlier call with the same `scores` returned: its residual is overwritten, the
-        basis is not copied again.
+    Of a statistic whose finalizer has constants, the squares stand beside the values.
     """
-    if scratch is None:
-        rank = scores.rank
-        basis, first = scores.basis_rows()
-        rows = np.zeros((scores.n_cells, padded(1 + rank)))
-        rows[:, 1 : 1 + rank] = basis[:, first : first + rank]
-        scratch = DenseScores(rows, 1, rank)
-    residuals, columns = scores.residuals(np.array([k]))
-    scratch.rows[:, 0] = residuals[:, columns[0]]
-    return scratch
+    if not scores.constants.shape[0]:
+        return scores.constants, features[:0]
+    return scores.constants[:, features], scores.n_features + features
