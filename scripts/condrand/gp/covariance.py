@@ -198,6 +198,20 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.n
     return out
 
 
+def vector_product(a: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """``a v`` of a matrix and a vector, as :func:`product`: float64, shape (n,).
+
+    Parameters
+    ----------
+    a : float64, shape (n, m)
+        Contiguous by rows or by columns, or it is copied.
+    v : float64, shape (m,)
+    """
+    if a.flags.f_contiguous:
+        return blas.dgemv(1.0, a, v)
+    return blas.dgemv(1.0, a.T, v, trans=1)
+
+
 def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``total + a'b`` in the memory of the total.
 

@@ -15,7 +15,9 @@ from condrand.gp.covariance import (
     Inducing,
     batches,
     checked_points,
+    product,
     variance_of_a_point,
+    vector_product,
 )
 from condrand.gp.dimension import intrinsic_dimension
 from condrand.gp.neighbours import landmarks as clustered
@@ -147,7 +149,7 @@ class Density:
         value, _, rate = loss.at(z)
         curvature = np.ones(z.size)
         for at in batches(len(cells)):
-            curvature += rate[at] @ np.square(basis[at])
+            curvature += vector_product(np.square(basis[at]).T, rate[at])
         return cls(
             inducing=inducing,
             weights=inducing.weights(z),
@@ -156,7 +158,7 @@ class Density:
             mu=mu,
             d=float(d),
             n_cells=len(cells),
-            log_density=basis @ z + mu,
+            log_density=vector_product(basis, z) + mu,
             start=start,
             loss=value,
             iterations=steps,
@@ -320,12 +322,12 @@ def _at_points(
         itself = variance_of_a_point(inducing.length_scale)
         for at in batches(len(points), batch_size or CELLS_AT_ONCE):
             near = inducing.covariance(points[at])
-            means[members, at] = (near @ weights + shift).T
+            means[members, at] = (product(near, weights) + shift).T
             if doubtful:
                 a = inducing.whiten(near)
                 np.square(a, out=a)
                 # Rounding must not make a variance negative where landmarks leave nothing open.
-                variances[doubtful, at] = np.maximum(itself - a @ explained, 0.0).T
+                variances[doubtful, at] = np.maximum(itself - product(a, explained), 0.0).T
     return means, variances
 
 
@@ -361,17 +363,17 @@ class _Loss:
         self.constant = 0.5 * m * math.log(2.0 * math.pi) - float(
             n * (math.log(d) + _log_ball(d)) + (d - 1.0) * np.log(nearest, dtype=float).sum()
         )
-        # Of n cells and m coefficients the smaller number is solved for.
-        self.gram = basis @ basis.T if n <= m else None
+        # Of n cells and m coefficients the smaller number is solved for. The upper triangle.
+        self.gram = blas.dsyrk(1.0, basis.T, trans=1, lower=1).T if n <= m else None
 
     def at(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Loss, its gradient, and ``exp(f + V)``; all may overflow to infinity."""
-        f = self.basis @ z + self.mu
+        f = vector_product(self.basis, z) + self.mu
         # An infinite loss is one to turn back from; its gradient is not looked at.
         with np.errstate(over="ignore", invalid="ignore"):
             rate = np.exp(f + self.volume)
             value = float(0.5 * (z @ z) + self.constant - (f - rate).sum())
-            return value, z + (rate - 1.0) @ self.basis, rate
+            return value, z + vector_product(self.basis.T, rate - 1.0), rate
 
     def solve(self, rate: np.ndarray, right: np.ndarray) -> np.ndarray:
         """``(I + L' diag(rate) L)**-1 right``."""
@@ -387,12 +389,12 @@ class _Loss:
         np.einsum("ii->i", inner)[:] += 1.0
         # Of a symmetric matrix the transpose is as good, and needs no copy.
         factor = cho_factor(inner.T, lower=True, overwrite_a=True)
-        along = root * cho_solve(factor, root * (self.basis @ right))
-        return right - along @ self.basis
+        along = root * cho_solve(factor, root * vector_product(self.basis, right))
+        return right - vector_product(self.basis.T, along)
 
     def ridge(self, target: np.ndarray) -> np.ndarray:
         """``(I + L'L)**-1 L' target``: least squares of f - mu, where the search begins."""
-        return self.solve(np.ones(target.size), target @ self.basis)
+        return self.solve(np.ones(target.size), vector_product(self.basis.T, target))
 
 
 def _newton(loss: _Loss, start: np.ndarray) -> tuple[np.ndarray, int]:
