@@ -19,7 +19,7 @@ RESULTS_VERSION = {
     "crt_propensity": 2,
     "crt_shard": 2,
     "crt_merge": 3,
-    "crt_refine": 1,
+    "crt_refine": 2,
     "crt_effects": 1,
     "crt_ntc_null": 1,
     "dex_groups": 1,

@@ -180,8 +180,7 @@ def real_nulls(example, folder, n_targets, n_features):
     basis = orthonormal_basis(outcome.design)
     step = max(1, len(outcome.features) // n_features)
     at = np.arange(len(outcome.features))[::step][:n_features]
-    residuals, columns = outcome.scores.residuals(at)
-    residuals = np.ascontiguousarray(residuals[:, columns])
+    residuals = np.ascontiguousarray(outcome.scores.residuals(at).T)
     scores = STATISTICS["ols"].score(residuals, basis)
     skewness = np.mean(residuals**3, axis=0) / np.mean(residuals**2, axis=0) ** 1.5
     for g, name in enumerate(names):
@@ -259,8 +258,7 @@ def tests_of(null, n_draws, n_observed, n_tilted):
         log_p, log_error = saddlepoint.p_values(points, own)
 
         def tilted(seed, n, k=k, at=at, tails=tails, points=points):
-            residuals, columns = scores.residuals(np.array([k]))
-            one, gap = narrow.of(scores, residuals[:, columns[0]])
+            one, gap = narrow.of(scores, scores.residuals(np.array([k]))[0])
             return importance.estimate(
                 one,
                 gap,

@@ -40,9 +40,9 @@ class Test:
         self.form = self.module.linear_form(self.scores, self.p)
         moments = self.scores.moments(self.p)
         self.centre = self.module.null_units(self.scores, moments)[0][self.feature]
-        residuals, columns = self.scores.residuals(np.array([self.feature]))
         self.narrow = importance.NarrowRows()
-        self.rows, self.gap = self.narrow.of(self.scores, residuals[:, columns[0]])
+        residual = self.scores.residuals(np.array([self.feature]))[0]
+        self.rows, self.gap = self.narrow.of(self.scores, residual)
         self.rows.rows[:, -1] = 0.0
         sums = self.rows.observed(self.cells)
         self.observed = float(self.module.values(self.rows, sums)[0, 0])

@@ -7,7 +7,7 @@ from scipy.special import log_ndtr
 from scipy.stats import binom
 
 from condrand.covariates import orthonormal_basis, standardize
-from condrand.kernels.saddlepoint import LANES, cumulants, tilted_cumulants
+from condrand.kernels.saddlepoint import cumulants, tilted_cumulants
 from condrand.nulls import importance, saddlepoint
 from condrand.nulls.saddlepoint import TailPoint, diagnose, p_values, tail_levels, tail_points
 from condrand.samplers.bernoulli import BernoulliSampler
@@ -88,8 +88,7 @@ def test_scores_of_one_feature_give_its_statistic(statistic, sparse):
     whole = statistic.values(scores, scores.observed(cells))[0]
     narrow = importance.NarrowRows()
     for k in (2, 0, 1):
-        residuals, columns = scores.residuals(np.array([k]))
-        rows, _ = narrow.of(scores, residuals[:, columns[0]])
+        rows, _ = narrow.of(scores, scores.residuals(np.array([k]))[0])
         one = statistic.values(rows, rows.observed(cells))[0]
         assert one.shape == (1,)
         if sparse:
@@ -156,21 +155,24 @@ def test_saddlepoints_and_probabilities_are_those_of_extended_precision(seed, mo
             np.testing.assert_allclose(point.log_p[0, column], wanted, rtol=tolerance, atol=1e-11)
 
 
-def test_cumulants_are_those_of_extended_precision():
+@pytest.mark.parametrize("n_cells", [5, 16, 250, 256, 257, 272, 3000])
+def test_cumulants_are_those_of_extended_precision(n_cells):
     outcome, _, p = screen(3000, 60)
-    h = np.random.default_rng(3).normal(1.0, 0.1, 3000)
-    rows = np.ascontiguousarray(outcome)
-    columns = np.resize(np.arange(3, dtype=np.uint64), LANES)
-    levels = np.linspace(-1.0, 1.0, LANES)
-    tilts = np.linspace(-2.0, 1.5, LANES)
+    p = np.ascontiguousarray(p[:n_cells])
+    h = np.random.default_rng(3).normal(1.0, 0.1, n_cells)
+    rows = np.ascontiguousarray(outcome[:n_cells].T)
+    n_sums = 16
+    row_of = np.resize(np.arange(3), n_sums)
+    levels = np.linspace(-1.0, 1.0, n_sums)
+    tilts = np.linspace(-2.0, 1.5, n_sums)
     tilts[5] = 0.0
-    at_zero, tilted = np.empty((4, LANES)), np.empty((7, LANES))
-    cumulants(rows, columns, levels, h, p, at_zero)
-    tilted_cumulants(rows, columns, levels, tilts, h, p, tilted)
+    at_zero, tilted = np.empty((4, n_sums)), np.empty((7, n_sums))
+    cumulants(rows, row_of, levels, h, p, at_zero)
+    tilted_cumulants(rows, row_of, levels, tilts, h, p, tilted)
     q = p.astype(np.longdouble)
-    for lane in range(LANES):
-        r = rows[:, columns[lane]].astype(np.longdouble) - np.longdouble(levels[lane]) * h
-        for s, found in ((tilts[lane], tilted[1:, lane]), (0.0, at_zero[:, lane])):
+    for at in range(n_sums):
+        r = rows[row_of[at]].astype(np.longdouble) - np.longdouble(levels[at]) * h
+        for s, found in ((tilts[at], tilted[1:, at]), (0.0, at_zero[:, at])):
             pi = q * np.exp(s * r) / (1 - q + q * np.exp(s * r))
             v = pi * (1 - pi)
             wanted = [
@@ -185,8 +187,8 @@ def test_cumulants_are_those_of_extended_precision():
             np.testing.assert_allclose(
                 found, np.array(wanted, float), rtol=1e-9, atol=1e-13 * size
             )
-        k = np.sum(np.log1p(q * np.expm1(np.longdouble(tilts[lane]) * r)))
-        np.testing.assert_allclose(tilted[0, lane], float(k), rtol=1e-11, atol=1e-12)
+        k = np.sum(np.log1p(q * np.expm1(np.longdouble(tilts[at]) * r)))
+        np.testing.assert_allclose(tilted[0, at], float(k), rtol=1e-11, atol=1e-12)
 
 
 def test_exponents_beyond_float64_do_not_overflow():

@@ -233,12 +233,12 @@ def take(
     found.p_saddlepoint[tests.unit, tests.feature] = np.exp(arrays["log_p_saddlepoint"])
 
 
-def _runs(units: np.ndarray, threads: int, longest: int) -> list[slice]:
+def _runs(units: np.ndarray, threads: int) -> list[slice]:
     """Runs of items of one unit each; with fewer units than threads, each unit's are split too."""
     ends = [0, *(np.flatnonzero(np.diff(units)) + 1), units.size]
     runs = []
     for first, end in itertools.pairwise(map(int, ends)):
-        parts = max(-(-threads // (len(ends) - 1)), -(-(end - first) // longest))
+        parts = -(-threads // (len(ends) - 1))
         cuts = [first + (end - first) * i // parts for i in range(parts + 1)]
         runs += [slice(a, b) for a, b in itertools.pairwise(cuts) if a < b]
     return runs
@@ -296,7 +296,7 @@ def _count(
             found["exceed"][of_unit] += counts
             found["n"][of_unit] += n
 
-    _in_threads(work, _runs(at, threads, at.size), threads)
+    _in_threads(work, _runs(at, threads), threads)
     return found
 
 
@@ -344,9 +344,10 @@ def _tilt(
             return
         if not hasattr(worker, "rows"):
             worker.rows = importance.NarrowRows()
-        residuals, columns = scores.residuals(some)
         for i, feature in enumerate(some):
-            rows, gap = worker.rows.of(scores, residuals[:, columns[i]])
+            if i % _TOGETHER == 0:
+                residuals = scores.residuals(some[i : i + _TOGETHER])
+            rows, gap = worker.rows.of(scores, residuals[i % _TOGETHER])
             part = (str(number), outcome.features[feature])
             estimate = importance.estimate(
                 rows,
@@ -367,5 +368,5 @@ def _tilt(
             found["relative_error"][at] = estimate.relative_error
             found["n_resamples"][at] = estimate.n_resamples
 
-    _in_threads(work, _runs(units, threads, _TOGETHER), threads)
+    _in_threads(work, _runs(units, threads), threads)
     return found

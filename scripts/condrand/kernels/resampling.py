@@ -17,6 +17,8 @@ from condrand.kernels.philox import LOW32, SHIFT32, philox4x32
 # Cells whose resamples are drawn together: enough to fill vectors, few enough that their
 # working arrays stay in the first-level cache.
 CHUNK = 128
+# Places of a cell's hits beyond one for each resample.
+ROOM = 2
 _ONE_BITS = np.uint64(0x3FF0000000000000)
 _TWELVE = np.uint64(12)
 _BELOW_ONE = 1.0 - 2.0**-53
@@ -71,8 +73,8 @@ def bernoulli_hits(k0, k1, block, start, n_resamples, gap, hits, n_hits, cells, 
         Resamples of the block that are wanted, counted from its first.
     gap : float64[::1], shape (n,)
         :func:`mean_gaps` of the chunk's cells.
-    hits : uint16[:, ::1], shape (CHUNK, >= n_resamples)
-        Row i receives the resamples that treat cell ``start + i``, increasing.
+    hits : uint16[:, ::1], shape (CHUNK, >= n_resamples + ROOM)
+        Row i receives the resamples that treat cell ``start + i``, increasing, and scratch.
     n_hits : int64[::1], shape (CHUNK,)
         Receives how many there are.
     cells, work : uint64[::1], shape (CHUNK,); float64[:, ::1], shape (3, CHUNK)
@@ -86,30 +88,30 @@ def bernoulli_hits(k0, k1, block, start, n_resamples, gap, hits, n_hits, cells, 
     """
     n = gap.size
     position, first, second = work[0], work[1], work[2]
+    end = float(n_resamples)
     for i in range(n):
-        n_hits[i] = 0
         position[i] = 0.0
         cells[i] = start + i
     n_active = n
     turn = uint64(0)
     while n_active > 0:
         _draw_exponentials(k0, k1, block, turn, cells[:n_active], first, second)
+        found = np.int64(turn + turn)
         still = 0
+        # Whether a cell is hit again is a coin toss, so both places are written, hit or not, and
+        # the counts say how many are meant: a branch would be guessed wrong half of the time.
         for a in range(n_active):
             cell = cells[a]
             i = np.int64(cell) - start
             # np.floor keeps a float: a gap of a tiny p would overflow an integer.
-            at = position[i] + np.floor(first[a] * gap[i])
-            if at < n_resamples:
-                hits[i, n_hits[i]] = np.uint16(at)
-                n_hits[i] += 1
-                at += 1.0 + np.floor(second[a] * gap[i])
-                if at < n_resamples:
-                    hits[i, n_hits[i]] = np.uint16(at)
-                    n_hits[i] += 1
-                    position[i] = at + 1.0
-                    cells[still] = cell
-                    still += 1
+            at = min(position[a] + np.floor(first[a] * gap[i]), end)
+            then = min(at + 1.0 + np.floor(second[a] * gap[i]), end)
+            hits[i, found] = np.uint16(at)
+            hits[i, found + 1] = np.uint16(then)
+            n_hits[i] = found + np.int64(at < end) + np.int64(then < end)
+            position[still] = then + 1.0
+            cells[still] = cell
+            still += then < end
         n_active = still
         turn += uint64(1)
 
@@ -144,7 +146,7 @@ def bernoulli_sums_dense(k0, k1, block, gap, scores, sums, counts):
     n_resamples = counts.size
     sums[:] = 0.0
     counts[:] = 0
-    hits = np.empty((CHUNK, n_resamples), np.uint16)
+    hits = np.empty((CHUNK, n_resamples + ROOM), np.uint16)
     n_hits = np.empty(CHUNK, np.int64)
     cells = np.empty(CHUNK, np.uint64)
     work = np.empty((3, CHUNK))
@@ -185,7 +187,7 @@ def bernoulli_sums_sparse(
     sums[:] = 0.0
     basis_sums[:] = 0.0
     counts[:] = 0
-    hits = np.empty((CHUNK, n_resamples), np.uint16)
+    hits = np.empty((CHUNK, n_resamples + ROOM), np.uint16)
     n_hits = np.empty(CHUNK, np.int64)
     cells = np.empty(CHUNK, np.uint64)
     work = np.empty((3, CHUNK))

@@ -1,8 +1,8 @@
-"""Sums of a saddlepoint approximation: cumulants of many tilted Bernoulli sums at once.
+"""Sums of a saddlepoint approximation: cumulants of tilted Bernoulli sums.
 
-A lane is one sum ``L = sum x_i (r_i - t h_i)`` of independent ``x_i ~ Bernoulli(p_i)``: the column
-of scores r and the level t are the lane's own, h and p are shared. Lanes do not mix and each adds
-its cells in order, so that a lane's bits do not depend on which others are in the call.
+A sum is ``L = sum x_i (r_i - t h_i)`` of independent ``x_i ~ Bernoulli(p_i)``: the scores r and
+the level t are its own, h and p are those of all sums of a call. Each adds its cells in the same
+order whatever else is in the call.
 """
 
 import numpy as np
@@ -11,10 +11,11 @@ from numba import njit
 from condrand.kernels import KERNEL
 from condrand.kernels.elementary import exp, log
 
-# Lanes worked on together. The loop over them has a length known to the compiler and its operands
-# lie in one array, or the aliasing checks before it would keep it from being vectorized.
-LANES = 16
-# Cells summed before their sums are added to the totals: short sums round less.
+# Cells worked on side by side, each with a partial sum of its own. The loop over them has a length
+# known to the compiler and its operands lie in one array, or the aliasing checks before it would
+# keep it from being vectorized.
+_LANES = 16
+# Cells whose partial sums are added to the totals: short sums round less.
 _CHUNK = 256
 # Cells whose moment generating functions are multiplied before one logarithm is taken.
 _FACTORS = 4
@@ -23,118 +24,128 @@ _FACTORS = 4
 _CERTAIN = 100.0
 
 # Where the parts of the working array begin.
-_R, _T, _S, _PRODUCT = 0, LANES, 2 * LANES, 3 * LANES
-_SUMS = 4 * LANES
+_R, _P, _PRODUCT, _SUMS = 0, _LANES, 2 * _LANES, 3 * _LANES
 
 
 @njit(**KERNEL)
-def _add_powers(work, rows, columns, h, p, start, stop):
-    """Add the powers of some cells' terms to the sums of LANES lanes."""
-    for i in range(start, stop):
-        for lane in range(LANES):
-            work[lane] = rows[i, columns[lane]]
-        at, v = h[i], p[i] * (1.0 - p[i])
-        first, third, fourth = p[i], v * (1.0 - 2.0 * p[i]), v * (1.0 - 6.0 * v)
-        for lane in range(LANES):
-            r = work[lane] - work[_T + lane] * at
-            square = r * r
-            work[_SUMS + lane] += first * r
-            work[_SUMS + LANES + lane] += v * square
-            work[_SUMS + 2 * LANES + lane] += third * (square * r)
-            work[_SUMS + 3 * LANES + lane] += fourth * (square * square)
+def _add_powers(work, r, level, h, p, start, stop):
+    """Add the powers of some cells' terms to the partial sums."""
+    for i in range(start, stop, _LANES):
+        for lane in range(_LANES):
+            work[lane] = r[i + lane] - level * h[i + lane]
+            work[_P + lane] = p[i + lane]
+        for lane in range(_LANES):
+            term, chance = work[lane], work[_P + lane]
+            v = chance * (1.0 - chance)
+            square = term * term
+            work[_SUMS + lane] += chance * term
+            work[_SUMS + _LANES + lane] += v * square
+            work[_SUMS + 2 * _LANES + lane] += v * (1.0 - 2.0 * chance) * (square * term)
+            work[_SUMS + 3 * _LANES + lane] += v * (1.0 - 6.0 * v) * (square * square)
 
 
 @njit(**KERNEL)
-def _add_tilted(work, rows, columns, h, p, start, stop):
-    """Add ``K(s)`` and the terms of its derivatives of some cells to the sums of LANES lanes."""
-    for i in range(start, stop):
-        for lane in range(LANES):
-            work[lane] = rows[i, columns[lane]]
-        at, chance, rest = h[i], p[i], 1.0 - p[i]
-        for lane in range(LANES):
-            r = work[lane] - work[_T + lane] * at
-            x = work[_S + lane] * r
+def _add_tilted(work, r, level, tilt, h, p, start, stop):
+    """Add ``K(s)`` and the terms of its derivatives of some cells to the partial sums."""
+    for i in range(start, stop, _LANES):
+        for lane in range(_LANES):
+            work[lane] = r[i + lane] - level * h[i + lane]
+            work[_P + lane] = p[i + lane]
+        for lane in range(_LANES):
+            term, chance = work[lane], work[_P + lane]
+            x = tilt * term
             capped = min(x, _CERTAIN)
+            rest = 1.0 - chance
             hit = chance * exp(capped)
             total = rest + hit
             inverse = 1.0 / total
             pi = hit * inverse
             no = rest * inverse
             v = pi * no
-            second = v * (r * r)
+            second = v * (term * term)
             turn = no - pi
-            third = second * r
-            fourth = third * r
+            third = second * term
+            fourth = third * term
             work[_PRODUCT + lane] *= total
             work[_SUMS + lane] += x - capped
-            work[_SUMS + LANES + lane] += pi * r
-            work[_SUMS + 2 * LANES + lane] += second
-            work[_SUMS + 3 * LANES + lane] += third * turn
-            work[_SUMS + 4 * LANES + lane] += fourth * (1.0 - 6.0 * v)
-            work[_SUMS + 5 * LANES + lane] += fourth * r * (turn * (1.0 - 12.0 * v))
-            work[_SUMS + 6 * LANES + lane] += fourth
-        if (i - start) % _FACTORS == _FACTORS - 1 or i == stop - 1:
-            for lane in range(LANES):
+            work[_SUMS + _LANES + lane] += pi * term
+            work[_SUMS + 2 * _LANES + lane] += second
+            work[_SUMS + 3 * _LANES + lane] += third * turn
+            work[_SUMS + 4 * _LANES + lane] += fourth * (1.0 - 6.0 * v)
+            work[_SUMS + 5 * _LANES + lane] += fourth * term * (turn * (1.0 - 12.0 * v))
+            work[_SUMS + 6 * _LANES + lane] += fourth
+        last = i + _LANES
+        if (last - start) % (_FACTORS * _LANES) == 0 or last == stop:
+            for lane in range(_LANES):
                 work[_SUMS + lane] += log(work[_PRODUCT + lane])
                 work[_PRODUCT + lane] = 1.0
 
 
 @njit(**KERNEL)
-def _sum_chunks(tilted, rows, columns, levels, tilts, h, p, out):
-    work = np.ones(_SUMS + out.shape[0] * LANES)
+def _sum_chunks(tilted, rows, row_of, levels, tilts, h, p, out):
+    work = np.ones(_SUMS + out.shape[0] * _LANES)
     out[:] = 0.0
-    for first in range(0, columns.size, LANES):
-        lanes = columns[first : first + LANES]
-        work[_T : _T + LANES] = levels[first : first + LANES]
-        work[_S : _S + LANES] = tilts[first : first + LANES]
+    whole = p.size - p.size % _LANES
+    # Cells that fill no vector, and cells without a chance of treatment, which add nothing.
+    left = np.zeros((3, _LANES))
+    left[1, : p.size - whole] = h[whole:]
+    left[2, : p.size - whole] = p[whole:]
+    for k in range(row_of.size):
+        r = rows[row_of[k]]
+        left[0, : p.size - whole] = r[whole:]
         for start in range(0, p.size, _CHUNK):
             work[_SUMS:] = 0.0
-            stop = min(start + _CHUNK, p.size)
+            stop = min(start + _CHUNK, whole)
             if tilted:
-                _add_tilted(work, rows, lanes, h, p, start, stop)
+                _add_tilted(work, r, levels[k], tilts[k], h, p, start, stop)
             else:
-                _add_powers(work, rows, lanes, h, p, start, stop)
-            for k in range(out.shape[0]):
-                for lane in range(LANES):
-                    out[k, first + lane] += work[_SUMS + k * LANES + lane]
+                _add_powers(work, r, levels[k], h, p, start, stop)
+            if start + _CHUNK > p.size > whole:
+                if tilted:
+                    _add_tilted(work, left[0], levels[k], tilts[k], left[1], left[2], 0, _LANES)
+                else:
+                    _add_powers(work, left[0], levels[k], left[1], left[2], 0, _LANES)
+            for part in range(out.shape[0]):
+                for lane in range(_LANES):
+                    out[part, k] += work[_SUMS + part * _LANES + lane]
 
 
 @njit(**KERNEL)
-def cumulants(rows, columns, levels, h, p, out):
-    """First four cumulants of some lanes without tilt.
+def cumulants(rows, row_of, levels, h, p, out):
+    """First four cumulants of some sums without tilt.
 
     Parameters
     ----------
-    rows : float64[:, ::1], shape (n_cells, width)
-        Scores of the features.
-    columns : uint64[::1], shape (n_lanes,), a multiple of LANES
-        Column of each lane.
-    levels : float64[::1], shape (n_lanes,)
-        t of each lane.
+    rows : float64[:, ::1], shape (n_rows, n_cells)
+        Scores of a feature each.
+    row_of : int64[::1], shape (n_sums,)
+        Row of each sum.
+    levels : float64[::1], shape (n_sums,)
+        t of each sum.
     h, p : float64[::1], shape (n_cells,)
         p inside (0, 1).
-    out : float64[:, ::1], shape (4, n_lanes)
+    out : float64[:, ::1], shape (4, n_sums)
         Overwritten.
     """
-    _sum_chunks(False, rows, columns, levels, levels, h, p, out)
+    _sum_chunks(False, rows, row_of, levels, levels, h, p, out)
 
 
 @njit(**KERNEL)
-def tilted_cumulants(rows, columns, levels, tilts, h, p, out):
-    """``K(s)`` and its first five derivatives, of some lanes at a tilt s each.
+def tilted_cumulants(rows, row_of, levels, tilts, h, p, out):
+    """``K(s)`` and its first five derivatives, of some sums at a tilt s each.
 
     ``K(s) = sum log(1 - p + p exp(s (r - t h)))``, finite for every finite s.
 
     Parameters
     ----------
-    rows, columns, levels, h, p
+    rows, row_of, levels, h, p
         As in :func:`cumulants`.
-    tilts : float64[::1], shape (n_lanes,)
-        s of each lane.
-    out : float64[:, ::1], shape (7, n_lanes)
+    tilts : float64[::1], shape (n_sums,)
+        s of each sum.
+    out : float64[:, ::1], shape (7, n_sums)
         Overwritten; the last row with ``sum pi (1 - pi) (r - t h)**4``, pi being tilted.
     """
-    _sum_chunks(True, rows, columns, levels, tilts, h, p, out)
+    _sum_chunks(True, rows, row_of, levels, tilts, h, p, out)
 
 
 @njit(**KERNEL)
@@ -157,21 +168,29 @@ def linearize(p, rows, first, rank, q, h):
     count, dropped, spread : float
         ``sum p``, ``sum p (1 - p) |Q|**2`` and ``sum p (1 - p) h**2``.
     """
-    q[:] = 0.0
     count = dropped = spread = 0.0
-    for i in range(p.size):
-        length = 0.0
-        for j in range(rank):
+    for j in range(rank):
+        total = squares = 0.0
+        for i in range(p.size):
             part = rows[i, first + j]
-            q[j] += p[i] * part
-            length += part * part
-        count += p[i]
-        dropped += p[i] * (1.0 - p[i]) * length
+            total += p[i] * part
+            squares += p[i] * (1.0 - p[i]) * (part * part)
+        q[j] = total
+        dropped += squares
+    # One sum along a row would wait for each of its additions.
+    end = rank - rank % 4
     for i in range(p.size):
-        inner = 0.0
-        for j in range(rank):
-            inner += rows[i, first + j] * q[j]
-        h[i] = 1.0 - 2.0 * inner
+        row = rows[i, first : first + rank]
+        a = b = c = d = 0.0
+        for j in range(0, end, 4):
+            a += row[j] * q[j]
+            b += row[j + 1] * q[j + 1]
+            c += row[j + 2] * q[j + 2]
+            d += row[j + 3] * q[j + 3]
+        for j in range(end, rank):
+            a += row[j] * q[j]
+        h[i] = 1.0 - 2.0 * ((a + b) + (c + d))
+        count += p[i]
         spread += p[i] * (1.0 - p[i]) * h[i] * h[i]
     return count, dropped, spread
 
@@ -190,11 +209,12 @@ def sparse_residuals(data, indices, indptr, basis, projection, column_of, out):
         ``Q'Y`` of these features.
     column_of : int64[::1], shape (width,)
         Where each column of Y goes; negative for those that are not wanted.
-    out : float64[:, ::1], shape (n_cells, n_some)
+    out : float64[:, ::1], shape (n_some, n_cells)
         Overwritten.
     """
-    for i in range(out.shape[0]):
-        residual = out[i]
+    n_some = out.shape[0]
+    residual = np.empty(n_some)
+    for i in range(out.shape[1]):
         residual[:] = 0.0
         for e in range(indptr[i], indptr[i + 1]):
             k = column_of[indices[e]]
@@ -203,5 +223,7 @@ def sparse_residuals(data, indices, indptr, basis, projection, column_of, out):
         for j in range(projection.shape[0]):
             weight = basis[i, j]
             row = projection[j]
-            for k in range(residual.size):
+            for k in range(n_some):
                 residual[k] -= weight * row[k]
+        for k in range(n_some):
+            out[k, i] = residual[k]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfcx
 
-from condrand.kernels.saddlepoint import LANES, cumulants, tilted_cumulants
-from condrand.statistics.scores import DenseScores, LinearForm, Scores
+from condrand.kernels.saddlepoint import cumulants, tilted_cumulants
+from condrand.statistics.scores import LinearForm, Scores
 
 # Cells that must carry a tail: with fewer the sum is far from continuous, or an outlying cell
 # decides it, and the orders of the expansion do not tell.
@@ -25,7 +25,7 @@ SMALL = 50_000
 """Above this many cells the expansion of a statistic's denominator is not done anew: it costs a
 pass over the covariates for each tail, and changes little."""
 
-# Features whose residuals are written out at once where scores are sparse.
+# Features whose residuals are written out at once, and sums expanded anew.
 _TOGETHER = 16
 # A step this small is finished by the Taylor series: in standard deviations of the tilted sum, and
 # in what it changes of the variance.
@@ -132,16 +132,14 @@ def tail_points(
         is that of the form expanded anew about the tilted mean; its tilt stays that of `form`.
     """
     parts = [np.full(levels.shape, np.nan) for _ in range(4)]
-    together = max(1, features.size) if isinstance(scores, DenseScores) else _TOGETHER
-    for first in range(0, features.size, together):
-        some = slice(first, first + together)
-        rows, columns = scores.residuals(features[some])
+    for first in range(0, features.size, _TOGETHER):
+        some = slice(first, first + _TOGETHER)
         wanted = np.isfinite(levels[some])
-        lane_levels = levels[some][wanted]
-        lane_columns = np.broadcast_to(columns[:, None], wanted.shape)[wanted].astype(np.uint64)
-        is_upper = np.broadcast_to([True, False], wanted.shape)[wanted]
-        sums = _Sums(rows, lane_columns, lane_levels, form.h, p)
-        found = _tails(_solve(sums, lane_levels * form.offset), is_upper)
+        row_of, side = np.nonzero(wanted)
+        is_upper = side == 0
+        reached = levels[some][wanted]
+        sums = _Sums(scores.residuals(features[some]), row_of, reached, form.h, p)
+        found = _tails(_solve(sums, reached * form.offset), is_upper)
         if linear_form is not None and p.size <= SMALL:
             _expand_anew(sums, found, is_upper, lambda pi: linear_form(scores, pi))
         for out, part in zip(parts, found, strict=True):
@@ -209,41 +207,34 @@ def _total(points: TailPoint) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Sums:
-    """The sums of some lanes: which column of scores, and at which level of the statistic."""
+    """Some sums: which row of scores, and at which level of the statistic."""
 
     rows: np.ndarray
-    columns: np.ndarray
+    row_of: np.ndarray
     levels: np.ndarray
     h: np.ndarray
     p: np.ndarray
 
-    def _whole(self, values: np.ndarray) -> np.ndarray:
-        """Values of some lanes, the first repeated until they fill the kernel's lanes."""
-        full = -(-values.size // LANES) * LANES
-        return np.concatenate([values, np.full(full - values.size, values[0], values.dtype)])
-
     def cumulants(self) -> np.ndarray:
-        """At no tilt, of all lanes: shape (4, n_lanes)."""
-        columns, levels = self._whole(self.columns), self._whole(self.levels)
-        out = np.empty((4, columns.size))
-        cumulants(self.rows, columns, levels, self.h, self.p, out)
-        return out[:, : self.columns.size]
+        """At no tilt, of all sums: shape (4, n_sums)."""
+        out = np.empty((4, self.levels.size))
+        cumulants(self.rows, self.row_of, self.levels, self.h, self.p, out)
+        return out
 
-    def tilted(self, lanes: np.ndarray, tilts: np.ndarray) -> np.ndarray:
-        """What the kernel sums at a tilt of each of some lanes: shape (7, n_some)."""
-        columns, levels = self._whole(self.columns[lanes]), self._whole(self.levels[lanes])
-        out = np.empty((7, columns.size))
-        tilted_cumulants(self.rows, columns, levels, self._whole(tilts), self.h, self.p, out)
-        return out[:, : lanes.size]
+    def tilted(self, at: np.ndarray, tilts: np.ndarray) -> np.ndarray:
+        """What the kernel sums at a tilt of each of some sums: shape (7, n_some)."""
+        out = np.empty((7, at.size))
+        tilted_cumulants(self.rows, self.row_of[at], self.levels[at], tilts, self.h, self.p, out)
+        return out
 
-    def terms(self, lane: int) -> np.ndarray:
-        """What each cell adds to a lane's sum."""
-        return self.rows[:, self.columns[lane]] - self.levels[lane] * self.h
+    def terms(self, at: int) -> np.ndarray:
+        """What each cell adds to a sum."""
+        return self.rows[self.row_of[at]] - self.levels[at] * self.h
 
 
 @dataclass(frozen=True)
 class _Solved:
-    """Saddlepoints by lane: s, ``s K'(s) - K(s)``, three derivatives of K there, and a sum.
+    """Saddlepoints by sum: s, ``s K'(s) - K(s)``, three derivatives of K there, and a sum.
 
     The sum is ``sum pi (1 - pi) r**4``. Where there is no saddlepoint, s is a safe tilt and the
     exponent infinite; NaN where nothing varies.
@@ -258,31 +249,31 @@ class _Solved:
 
 
 def _solve(sums: _Sums, targets: np.ndarray) -> _Solved:
-    """Solve ``K'(s) = target`` in every lane."""
+    """Solve ``K'(s) = target`` for every sum."""
     out = np.full((6, targets.size), np.nan)
     if not targets.size:
         return _Solved(*out)
     mean, *spread = sums.cumulants()
-    lanes = np.flatnonzero(spread[0] > 0)
+    left = np.flatnonzero(spread[0] > 0)
     low = np.where(targets > mean, 0.0, -np.inf)
     high = np.where(targets > mean, np.inf, 0.0)
     tilt = np.zeros(targets.size)
-    tilt[lanes] = _step((targets - mean)[lanes], *(k[lanes] for k in spread))
+    tilt[left] = _step((targets - mean)[left], *(k[left] for k in spread))
     for turn in range(_MOST_STEPS):
         if turn == _PATIENCE:
-            lanes = _drop_unreachable(sums, lanes, targets, out)
-        if not lanes.size:
+            left = _drop_unreachable(sums, left, targets, out)
+        if not left.size:
             break
-        s, target = tilt[lanes], targets[lanes]
-        k = sums.tilted(lanes, s)
+        s, target = tilt[left], targets[left]
+        k = sums.tilted(left, s)
         gap = target - k[1]
         with np.errstate(divide="ignore"):
             close = np.abs(gap) <= _CLOSE * np.minimum(np.sqrt(k[2]), k[2] ** 2 / np.abs(k[3]))
-        out[:, lanes[close]] = _finish(s[close], target[close], k[:, close])
-        low[lanes] = np.where(gap > 0, s, low[lanes])
-        high[lanes] = np.where(gap > 0, high[lanes], s)
-        tilt[lanes] = _inside(s, _step(gap, *k[2:5]), low[lanes], high[lanes])
-        lanes = lanes[~close]
+        out[:, left[close]] = _finish(s[close], target[close], k[:, close])
+        low[left] = np.where(gap > 0, s, low[left])
+        high[left] = np.where(gap > 0, high[left], s)
+        tilt[left] = _inside(s, _step(gap, *k[2:5]), low[left], high[left])
+        left = left[~close]
     return _Solved(*out)
 
 
@@ -335,18 +326,18 @@ def _finish(s: np.ndarray, target: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def _drop_unreachable(
-    sums: _Sums, lanes: np.ndarray, targets: np.ndarray, out: np.ndarray
+    sums: _Sums, left: np.ndarray, targets: np.ndarray, out: np.ndarray
 ) -> np.ndarray:
-    """The lanes whose target lies inside their support; marks the others in `out`."""
-    reachable = np.ones(lanes.size, bool)
-    for at, lane in enumerate(lanes):
-        terms = sums.terms(lane)
+    """The sums whose target lies inside their support; marks the others in `out`."""
+    reachable = np.ones(left.size, bool)
+    for k, at in enumerate(left):
+        terms = sums.terms(at)
         high = np.sum(terms[terms > 0])
-        reachable[at] = np.sum(terms[terms < 0]) < targets[lane] < high
-        if not reachable[at]:
+        reachable[k] = np.sum(terms[terms < 0]) < targets[at] < high
+        if not reachable[k]:
             tilt = _SAFE / np.max(np.abs(terms))
-            out[:2, lane] = tilt if targets[lane] >= high else -tilt, np.inf
-    return lanes[reachable]
+            out[:2, at] = tilt if targets[at] >= high else -tilt, np.inf
+    return left[reachable]
 
 
 def _expand_anew(
@@ -358,25 +349,24 @@ def _expand_anew(
     """What :func:`_tails` found, but for the tilt, by the linear form about each tilted mean."""
     tilt, log_p = found[:2]
     far = np.flatnonzero((tilt != 0) & np.isfinite(log_p) & (log_p < _FAR))
-    for first in range(0, far.size, LANES):
-        lanes = far[first : first + LANES]
-        rows, targets = np.empty((sums.p.size, lanes.size)), np.empty(lanes.size)
-        for at, lane in enumerate(lanes):
-            odds = sums.p * np.exp(np.minimum(tilt[lane] * sums.terms(lane), _CERTAIN))
+    for first in range(0, far.size, _TOGETHER):
+        some = far[first : first + _TOGETHER]
+        rows, targets = np.empty((some.size, sums.p.size)), np.empty(some.size)
+        for k, at in enumerate(some):
+            odds = sums.p * np.exp(np.minimum(tilt[at] * sums.terms(at), _CERTAIN))
             form = form_under(odds / (1.0 - sums.p + odds))
-            rows[:, at] = sums.rows[:, sums.columns[lane]] - sums.levels[lane] * form.h
-            targets[at] = sums.levels[lane] * form.offset
-        columns = np.arange(lanes.size, dtype=np.uint64)
-        anew = _Sums(rows, columns, np.zeros(lanes.size), sums.h, sums.p)
-        tails = _tails(_solve(anew, targets), is_upper[lanes])
+            rows[k] = sums.rows[sums.row_of[at]] - sums.levels[at] * form.h
+            targets[k] = sums.levels[at] * form.offset
+        anew = _Sums(rows, np.arange(some.size), np.zeros(some.size), sums.h, sums.p)
+        tails = _tails(_solve(anew, targets), is_upper[some])
         # Where the new form does not reach the level, or not beyond the mean, nothing changes.
         good = (tails[0] != 0) & np.isfinite(tails[1])
         for old, new in zip(found[1:], tails[1:], strict=True):
-            old[lanes[good]] = new[good]
+            old[some[good]] = new[good]
 
 
 def _tails(solved: _Solved, is_upper: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The fields of :class:`TailPoint` but the level, of every lane's tail."""
+    """The fields of :class:`TailPoint` but the level, of every sum's tail."""
     s, unreached = solved.tilt, np.isinf(solved.exponent)
     # The tail away from the mean is an upper one, seen from its side: odd cumulants turn.
     side = np.where(s < 0, -1.0, 1.0)

@@ -7,6 +7,7 @@ import numpy as np
 
 from condrand.kernels.resampling import (
     CHUNK,
+    ROOM,
     bernoulli_hits,
     bernoulli_sums_dense,
     bernoulli_sums_sparse,
@@ -86,7 +87,7 @@ class BernoulliSampler:
         """The same draws written out: bool, shape (n_resamples, n_cells). For small data."""
         n_cells = self.gap.size
         out = np.zeros((n_resamples, n_cells), bool)
-        hits = np.empty((CHUNK, n_resamples), np.uint16)
+        hits = np.empty((CHUNK, n_resamples + ROOM), np.uint16)
         n_hits = np.empty(CHUNK, np.int64)
         cells, work = np.empty(CHUNK, np.uint64), np.empty((3, CHUNK))
         for start in range(0, n_cells, CHUNK):

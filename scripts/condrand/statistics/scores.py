@@ -122,9 +122,9 @@ class DenseScores:
         denominator = count - float(np.sum(mean[k:end] ** 2) + np.sum(variance[k:end]))
         return Moments(mean[:k], variance[:k], count, denominator)
 
-    def residuals(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that hold the residuals of some features (int64), and in which columns."""
-        return self.rows, features
+    def residuals(self, features: np.ndarray) -> np.ndarray:
+        """Residuals of some features (int64): float64[:, ::1], a row of all cells for each."""
+        return np.ascontiguousarray(self.rows.T[features])
 
     def basis_rows(self) -> tuple[np.ndarray, int]:
         """Rows that hold the covariates' basis, and its first column."""
@@ -214,11 +214,11 @@ class SparseScores:
         variance = np.where(variance <= _CANCELLED * square, 0.0, variance)
         return Moments(mean[:k], variance[:k], count, denominator)
 
-    def residuals(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that hold the residuals of some features (int64), and in which columns."""
+    def residuals(self, features: np.ndarray) -> np.ndarray:
+        """Residuals of some features (int64): float64[:, ::1], a row of all cells for each."""
         column_of = np.full(self.projection.shape[1], -1)
         column_of[features] = np.arange(features.size)
-        out = np.empty((self.n_cells, features.size))
+        out = np.empty((features.size, self.n_cells))
         sparse_residuals(
             self.data,
             self.indices,
@@ -228,7 +228,7 @@ class SparseScores:
             column_of,
             out,
         )
-        return out, np.arange(features.size)
+        return out
 
     def basis_rows(self) -> tuple[np.ndarray, int]:
         """Rows that hold the covariates' basis, and its first column."""
