@@ -65,8 +65,6 @@ class Agreement:
     n_without : int
         Tests refined by importance resampling that have no saddlepoint's p value: too few cells
         carry the tail for one, or it lies outside the support of the linear form.
-    n_kept : int
-        Tests that a stage of saddlepoints left with their empirical p value for that reason.
     doubts : dict of str to int
         Tests in doubt, by reason; a test may have several.
     n_doubtful : int
@@ -87,7 +85,6 @@ class Agreement:
     n_counted: int = 0
     share_within: float = np.nan
     n_without: int = 0
-    n_kept: int = 0
     doubts: dict[str, int] = field(default_factory=dict)
     n_doubtful: int = 0
 
@@ -123,7 +120,7 @@ def agreement(effects: pd.DataFrame, p_floor: float | None) -> Agreement:
     saddlepoint or a count that is a factor 5 and 4 standard errors away from the reported p (of
     a count by the exact binomial tail, with p moved by 4 of its own standard errors towards
     it). A test without a saddlepoint is not one in doubt for that: its draws are as good as their
-    error says, and a p value that it kept is valid.
+    error says.
     """
     table = _complete(effects)
     table = table[table["p_value"].notna().to_numpy()]
@@ -162,7 +159,6 @@ def agreement(effects: pd.DataFrame, p_floor: float | None) -> Agreement:
         }
     if "p_saddlepoint" in effects:
         found["n_without"] = _n(by["importance"] & ~computed)
-        found["n_kept"] = _n(_kept(~is_refined & ~fitted, computed, p_empirical))
     apart = (between > np.log(APART)) & (between > STANDARD_ERRORS * noise)
 
     if p_floor is not None:
@@ -228,8 +224,6 @@ def verdict(found: Agreement) -> str:
         parts.append(words)
     if found.n_without:
         parts.append(f"{found.n_without:,} without a saddlepoint, as too few cells carry them")
-    if found.n_kept:
-        parts.append(f"{found.n_kept:,} left as counted, as too few cells carry them")
     if found.n_counted >= _ENOUGH_COUNTED:
         parts.append(
             f"within the noise of the first {found.n_resamples:,} resamples in "
@@ -294,15 +288,6 @@ def _far_from_count(count: np.ndarray, n: int, p: np.ndarray, error: np.ndarray)
     with np.errstate(divide="ignore"):
         factor = np.abs(np.log((count + 1.0) / (n + 1.0)) - np.log(p))
     return (factor > np.log(APART)) & (np.minimum(more, less) < stats.norm.sf(STANDARD_ERRORS))
-
-
-def _kept(rest: np.ndarray, computed: np.ndarray, p_empirical: np.ndarray) -> np.ndarray:
-    """Which tests that were not refined a stage of saddlepoints sought to refine.
-
-    They are known by an empirical p no larger than that of others which the stage took.
-    """
-    taken = p_empirical[computed & np.isfinite(p_empirical)]
-    return rest & (p_empirical <= taken.max(initial=-1.0))
 
 
 def _refined_words(found: Agreement, n_refined: int) -> str:

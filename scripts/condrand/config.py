@@ -24,7 +24,7 @@ _NULL_COUNT = {"genes": 2000, "samples": 20}
 # Statistics whose tail is one of a Bernoulli sum.
 _LINEAR = ("ols", "ols_t", "rank")
 # Fresh draws of a stage that does not say how many.
-_STAGE_RESAMPLES = {"importance": 255, "resamples": 102_300}
+_STAGE_RESAMPLES = {"importance": 255, "saddlepoint": 255, "resamples": 102_300}
 # Types of the schema in a user's words.
 _TYPES = {
     "string": "text",
@@ -231,13 +231,13 @@ def refine_stages(analysis: dict[str, Any]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``below``, ``method`` and, but for saddlepoint, ``resamples`` of each.
+        ``below``, ``method`` and ``resamples`` of each.
     """
     calibration = analysis["calibration"]
     if analysis["null_method"] != "crt" or calibration in ("empirical", "skew_normal"):
         return []
     if calibration == "saddlepoint":
-        return [{"below": 1.0, "method": "saddlepoint"}]
+        return [_complete_stage({"below": 1.0, "method": "saddlepoint"})]
     if calibration == "importance":
         return [{"below": 1.0, "method": "importance", "resamples": analysis["resamples"]}]
     if analysis["refine"] != "auto":
@@ -248,8 +248,6 @@ def refine_stages(analysis: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _complete_stage(stage: dict[str, Any]) -> dict[str, Any]:
-    if stage["method"] == "saddlepoint":
-        return {"below": float(stage["below"]), "method": "saddlepoint"}
     resamples = int(stage.get("resamples", _STAGE_RESAMPLES[stage["method"]]))
     return {"below": float(stage["below"]), "method": stage["method"], "resamples": resamples}
 
@@ -733,13 +731,6 @@ def _check_refine(where: str, analysis: dict[str, Any], problems: Problems) -> N
             f"has stages below {', '.join(f'{b:g}' for b in below)}",
             "each stage takes tests of the one before: let `below` fall from stage to stage.",
         )
-    for i, stage in enumerate(refine):
-        if stage["method"] == "saddlepoint" and "resamples" in stage:
-            problems.add(
-                f"{where}.refine[{i}].resamples",
-                "is given, and the method is 'saddlepoint'",
-                "leave it out: nothing is drawn.",
-            )
 
 
 def _choices(word: Any, words: Iterable[object], noun: str) -> str:

@@ -37,7 +37,7 @@ FEW_EFFECTS = {
 BY_IMPORTANCE = [{"below": 0.01, "method": "importance", "resamples": 1023}]
 STAGES = {
     "importance": BY_IMPORTANCE,
-    "saddlepoint": [{"below": 0.01, "method": "saddlepoint"}],
+    "saddlepoint": [{"below": 0.01, "method": "saddlepoint", "resamples": 255}],
     "resamples": [
         {"below": 0.02, "method": "resamples", "resamples": 20_000},
         {"below": 1e-3, "method": "resamples", "resamples": 100_000},

@@ -142,17 +142,22 @@ def test_a_count_is_far_by_its_own_law_and_not_the_normal_one(p, count, far):
     assert (chance < stats.norm.sf(4)) == bool(far)
 
 
-def test_a_test_that_a_saddlepoint_could_not_settle_is_counted():
+def test_a_stage_of_saddlepoints_says_how_many_were_drawn_for():
     p, near = [1e-5, np.nan, np.nan], [1e-5, np.nan, np.nan]
     effects = table(p, [0, 0, 500], ["saddlepoint", "empirical", "empirical"], 0.02, near)
     found = agreement(effects, FLOOR)
     assert found.refined == {"saddlepoint": 1}
     # Nothing to compare the saddlepoint with but the count.
-    assert found.n_saddlepoint == 0
-    assert found.n_kept == 1 and found.n_doubtful == 0
+    assert found.n_saddlepoint == found.n_without == found.n_doubtful == 0
     text = verdict(found)
     assert text.startswith("1 of 3 tests refined by a saddlepoint; estimated relative error 2 %")
-    assert "1 left as counted, as too few cells carry them" in text
+    p[1] = 3e-4
+    drawn = table(p, [0, 0, 500], ["saddlepoint", "importance", "empirical"], 0.02, near)
+    text = verdict(agreement(drawn, FLOOR))
+    assert text.startswith(
+        "2 of 3 tests refined: 1 by importance resampling, 1 by a saddlepoint; relative error 2 %"
+    )
+    assert "1 without a saddlepoint, as too few cells carry them" in text
 
 
 def test_fresh_resamples_are_told_by_their_p_and_are_coarse_at_their_end():
@@ -186,7 +191,7 @@ def test_nothing_refined_is_said_plainly():
 def test_without_saddlepoints_the_draws_stand_alone():
     effects = screen().assign(p_saddlepoint=np.nan)
     found = agreement(effects, FLOOR)
-    assert found.n_saddlepoint == found.n_kept == found.n_doubtful == 0
+    assert found.n_saddlepoint == found.n_doubtful == 0
     assert found.n_without == found.refined["importance"]
     text = verdict(found)
     assert f"; {found.n_without} without a saddlepoint, as too few cells carry them;" in text

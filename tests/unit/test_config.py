@@ -485,10 +485,6 @@ def test_small_p_values_are_refined_by_default_and_stages_are_completed(schema):
             ["crt.refine: has stages below 0.01, 0.01", "let `below` fall"],
         ),
         (
-            "refine: [{below: 0.1, method: saddlepoint, resamples: 99}]",
-            ["refine[0].resamples: is given", "nothing is drawn"],
-        ),
-        (
             f"calibration: skew_normal, refine: [{STAGE}]",
             ["crt.refine: is given, and calibration is 'skew_normal'"],
         ),

@@ -31,7 +31,7 @@ from condrand.samplers.streams import stream_key
 
 SEED, B = 3, 199
 IMPORTANCE = {"below": 1.0, "method": "importance", "resamples": 99}
-SADDLEPOINT = {"below": 1.0, "method": "saddlepoint"}
+SADDLEPOINT = {"below": 1.0, "method": "saddlepoint", "resamples": 255}
 PLAIN = {"below": 1.0, "method": "resamples", "resamples": 2 * BLOCK + 5}
 
 
@@ -132,15 +132,36 @@ def test_a_test_that_goes_on_reports_the_stage_alone_and_the_others_what_they_ha
     np.testing.assert_allclose(found.p_saddlepoint[0], [np.exp(-101), np.nan])
 
 
-def test_a_saddlepoint_that_is_not_there_leaves_the_p_value_before_it():
+def test_a_saddlepoint_that_may_not_speak_leaves_the_word_to_draws():
     found = PValues.none((1, 2))
     found.set_empirical(([0, 0], [0, 1]), np.array([0.005, 0.01]), 199)
-    arrays = {"log_p": np.array([np.nan, -9.0]), "relative_error": np.array([np.nan, 0.01])}
-    arrays |= {"n_resamples": np.zeros(2), "log_p_saddlepoint": arrays["log_p"]}
+    arrays = {"log_p": np.array([-8.0, -9.0]), "relative_error": np.array([0.1, 0.01])}
+    arrays |= {"n_resamples": np.array([510, 0]), "log_p_saddlepoint": np.array([np.nan, -9.0])}
     take(found, Tests.at_most(0.01, found.p_value), SADDLEPOINT, arrays)
-    assert found.p_source.tolist() == [["empirical", "saddlepoint"]]
-    np.testing.assert_allclose(found.p_value, [[0.005, np.exp(-9)]])
-    np.testing.assert_array_equal(found.n_resamples, [[199, 0]])
+    assert found.p_source.tolist() == [["importance", "saddlepoint"]]
+    np.testing.assert_allclose(found.p_value, np.exp([[-8, -9]]))
+    np.testing.assert_array_equal(found.n_resamples, [[510, 0]])
+    np.testing.assert_allclose(found.p_saddlepoint, [[np.nan, np.exp(-9)]])
+
+
+def test_a_stage_of_saddlepoints_draws_as_importance_does_for_the_others(made):
+    folder, _ = made()
+    loaded_files = loaded(folder)
+    by_formula, by_draws = (
+        refined_p_values(*loaded_files, [{**SADDLEPOINT, "method": method}], Draws(SEED, "left"))
+        for method in ("saddlepoint", "importance")
+    )
+    drawn = by_formula.p_source == "importance"
+    assert drawn.any() and not drawn.all()
+    for name in ("p_value", "p_relative_error", "n_resamples"):
+        np.testing.assert_array_equal(
+            getattr(by_formula, name)[drawn], getattr(by_draws, name)[drawn]
+        )
+    spoken = by_formula.p_source == "saddlepoint"
+    np.testing.assert_array_equal(np.isfinite(by_formula.p_saddlepoint), spoken)
+    np.testing.assert_array_equal(by_formula.p_saddlepoint[spoken], by_formula.p_value[spoken])
+    np.testing.assert_array_equal(by_formula.p_saddlepoint, by_draws.p_saddlepoint)
+    np.testing.assert_allclose(by_formula.p_value[spoken], by_draws.p_value[spoken], rtol=0.5)
 
 
 def test_streams_of_a_unit_are_told_apart_by_stage_feature_and_tail():

@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 _HIT_NS, _CELL_NS = 10, 4
 # Passes that a block of draws takes beside its hits.
 _BLOCK_PASSES = 4
-# Tests of a unit whose residuals are written out together.
+# Tests of a unit whose residuals are written out together, to be drawn for.
 _TOGETHER = 16
 # Passes over the cells that finding a saddlepoint takes.
-_SADDLEPOINT_PASSES = 10
+_SADDLEPOINT_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def costs(batch: Batch, tests: Tests, stage: Mapping[str, Any]) -> np.ndarray:
     tests : Tests
         Those of the stage.
     stage : mapping
-        ``method``, and ``resamples`` unless that is saddlepoint.
+        ``method`` and ``resamples``.
     """
     n_treated = batch.diagnostics["n_target"].astype(np.int64)
     compared = n_treated + batch.diagnostics["n_control"].astype(np.int64)
@@ -197,9 +197,15 @@ def refine(
     Returns
     -------
     dict of numpy.ndarray
-        Of importance and saddlepoint an entry per item, to be joined: ``log_p`` (NaN where
-        there is none), ``relative_error``, ``log_p_saddlepoint``. Of resamples an entry per test
-        of the stage, to be added: ``exceed``, ``n``.
+        Of importance and saddlepoint an entry per item, to be joined: ``log_p``,
+        ``relative_error``, ``n_resamples`` (0 where the saddlepoint speaks), and
+        ``log_p_saddlepoint`` (NaN where it may not). Of resamples an entry per test of the stage,
+        to be added: ``exceed``, ``n``.
+
+    Notes
+    -----
+    A stage of saddlepoints draws, as one of importance does, for the tests that these may not
+    speak for (:func:`condrand.nulls.saddlepoint.diagnose`).
     """
     if stage["method"] == "resamples":
         return _count(outcome, batch, tests, items, stage, number, draws, threads)
@@ -220,17 +226,15 @@ def take(
     arrays : mapping
         Of :func:`refine`, of all items.
     """
-    at, method = (tests.unit, tests.feature), stage["method"]
-    if method == "resamples":
+    at = (tests.unit, tests.feature)
+    if stage["method"] == "resamples":
         n = stage["resamples"]
         found.set_empirical(at, (1 + arrays["exceed"]) / (n + 1), n)
         return
-    known = np.isfinite(arrays["log_p"])
-    at = (tests.unit[known], tests.feature[known])
-    n_resamples = arrays["n_resamples"][known]
-    errors = arrays["relative_error"][known]
-    found.set_log(at, arrays["log_p"][known], method, errors, n_resamples)
-    found.p_saddlepoint[tests.unit, tests.feature] = np.exp(arrays["log_p_saddlepoint"])
+    n_resamples = arrays["n_resamples"]
+    source = np.where(n_resamples > 0, "importance", "saddlepoint").astype(object)
+    found.set_log(at, arrays["log_p"], source, arrays["relative_error"], n_resamples)
+    found.p_saddlepoint[at] = np.exp(arrays["log_p_saddlepoint"])
 
 
 def _runs(units: np.ndarray, threads: int) -> list[slice]:
@@ -336,19 +340,20 @@ def _tilt(
         points = saddlepoint.tail_points(scores, form, p, some, levels, statistic.linear_form)
         log_p, error = saddlepoint.p_values(points, observed)
         doubtful = saddlepoint.diagnose(points, observed) != ""
-        log_p[doubtful], error[doubtful] = np.nan, np.nan
+        log_p[doubtful] = np.nan
         found["log_p_saddlepoint"][run] = log_p
+        drawn = np.arange(some.size)
         if stage["method"] == "saddlepoint":
             found["log_p"][run], found["relative_error"][run] = log_p, error
             found["n_resamples"][run] = 0
-            return
+            drawn = np.flatnonzero(doubtful)
         if not hasattr(worker, "rows"):
             worker.rows = importance.NarrowRows()
-        for i, feature in enumerate(some):
-            if i % _TOGETHER == 0:
-                residuals = scores.residuals(some[i : i + _TOGETHER])
-            rows, gap = worker.rows.of(scores, residuals[i % _TOGETHER])
-            part = (str(number), outcome.features[feature])
+        for k, i in enumerate(drawn):
+            if k % _TOGETHER == 0:
+                residuals = scores.residuals(some[drawn[k : k + _TOGETHER]])
+            rows, gap = worker.rows.of(scores, residuals[k % _TOGETHER])
+            part = (str(number), outcome.features[some[i]])
             estimate = importance.estimate(
                 rows,
                 gap,

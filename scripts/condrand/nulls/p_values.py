@@ -82,7 +82,7 @@ class PValues:
         self,
         at: np.ndarray | tuple[np.ndarray, ...],
         log_p: np.ndarray,
-        source: str,
+        source: str | np.ndarray,
         relative_error: np.ndarray | float,
         n_resamples: np.ndarray | int,
     ) -> None:
