@@ -166,13 +166,13 @@ def test_cumulants_are_those_of_extended_precision(n_cells):
     levels = np.linspace(-1.0, 1.0, n_sums)
     tilts = np.linspace(-2.0, 1.5, n_sums)
     tilts[5] = 0.0
-    at_zero, tilted = np.empty((4, n_sums)), np.empty((7, n_sums))
+    at_zero, tilted = np.empty((6, n_sums)), np.empty((7, n_sums))
     cumulants(rows, row_of, levels, h, p, at_zero)
     tilted_cumulants(rows, row_of, levels, tilts, h, p, tilted)
     q = p.astype(np.longdouble)
     for at in range(n_sums):
         r = rows[row_of[at]].astype(np.longdouble) - np.longdouble(levels[at]) * h
-        for s, found in ((tilts[at], tilted[1:, at]), (0.0, at_zero[:, at])):
+        for s, found in ((tilts[at], tilted[1:, at]), (0.0, at_zero[:4, at])):
             pi = q * np.exp(s * r) / (1 - q + q * np.exp(s * r))
             v = pi * (1 - pi)
             wanted = [
@@ -187,6 +187,8 @@ def test_cumulants_are_those_of_extended_precision(n_cells):
             np.testing.assert_allclose(
                 found, np.array(wanted, float), rtol=1e-9, atol=1e-13 * size
             )
+        ends = np.sum(np.minimum(r, 0)), np.sum(np.maximum(r, 0))
+        np.testing.assert_allclose(at_zero[4:, at], np.array(ends, float), rtol=1e-13)
         k = np.sum(np.log1p(q * np.expm1(np.longdouble(tilts[at]) * r)))
         np.testing.assert_allclose(tilted[0, at], float(k), rtol=1e-11, atol=1e-12)
 

@@ -150,7 +150,7 @@ def test_shards_threads_and_company_change_no_bit(sampler, statistic, control, s
 
 STAGES = {
     "importance": {"method": "importance", "resamples": 150},
-    "saddlepoint": {"method": "saddlepoint"},
+    "saddlepoint": {"method": "saddlepoint", "resamples": 255},
     # Three blocks, the last cut short.
     "resamples": {"method": "resamples", "resamples": RESAMPLES},
 }

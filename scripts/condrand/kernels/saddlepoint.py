@@ -29,7 +29,7 @@ _R, _P, _PRODUCT, _SUMS = 0, _LANES, 2 * _LANES, 3 * _LANES
 
 @njit(**KERNEL)
 def _add_powers(work, r, level, h, p, start, stop):
-    """Add the powers of some cells' terms to the partial sums."""
+    """Add the powers of some cells' terms, and their parts below and above 0, to the sums."""
     for i in range(start, stop, _LANES):
         for lane in range(_LANES):
             work[lane] = r[i + lane] - level * h[i + lane]
@@ -42,6 +42,8 @@ def _add_powers(work, r, level, h, p, start, stop):
             work[_SUMS + _LANES + lane] += v * square
             work[_SUMS + 2 * _LANES + lane] += v * (1.0 - 2.0 * chance) * (square * term)
             work[_SUMS + 3 * _LANES + lane] += v * (1.0 - 6.0 * v) * (square * square)
+            work[_SUMS + 4 * _LANES + lane] += min(term, 0.0)
+            work[_SUMS + 5 * _LANES + lane] += max(term, 0.0)
 
 
 @njit(**KERNEL)
@@ -112,7 +114,7 @@ def _sum_chunks(tilted, rows, row_of, levels, tilts, h, p, out):
 
 @njit(**KERNEL)
 def cumulants(rows, row_of, levels, h, p, out):
-    """First four cumulants of some sums without tilt.
+    """First four cumulants of some sums without tilt, and the ends of their support.
 
     Parameters
     ----------
@@ -124,8 +126,8 @@ def cumulants(rows, row_of, levels, h, p, out):
         t of each sum.
     h, p : float64[::1], shape (n_cells,)
         p inside (0, 1).
-    out : float64[:, ::1], shape (4, n_sums)
-        Overwritten.
+    out : float64[:, ::1], shape (6, n_sums)
+        Overwritten; the last rows with the least and the largest value of the sum.
     """
     _sum_chunks(False, rows, row_of, levels, levels, h, p, out)
 

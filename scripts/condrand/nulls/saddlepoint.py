@@ -37,8 +37,6 @@ _NEAR = 0.05
 # Where an expansion anew begins to show.
 _FAR = np.log(0.01)
 _MOST_STEPS = 100
-# Passes after which a level that is still not met is compared with the support.
-_PATIENCE = 4
 # Largest exponent of a tilt towards a level that no treated set reaches.
 _SAFE = 10.0
 # Beyond this exponent a cell is treated in every tilted set.
@@ -216,8 +214,8 @@ class _Sums:
     p: np.ndarray
 
     def cumulants(self) -> np.ndarray:
-        """At no tilt, of all sums: shape (4, n_sums)."""
-        out = np.empty((4, self.levels.size))
+        """What the kernel sums at no tilt, of all sums: shape (6, n_sums)."""
+        out = np.empty((6, self.levels.size))
         cumulants(self.rows, self.row_of, self.levels, self.h, self.p, out)
         return out
 
@@ -253,15 +251,17 @@ def _solve(sums: _Sums, targets: np.ndarray) -> _Solved:
     out = np.full((6, targets.size), np.nan)
     if not targets.size:
         return _Solved(*out)
-    mean, *spread = sums.cumulants()
-    left = np.flatnonzero(spread[0] > 0)
+    mean, *spread, least, most = sums.cumulants()
+    varies, reached = spread[0] > 0, (least < targets) & (targets < most)
+    for at in np.flatnonzero(varies & ~reached):
+        tilt = _SAFE / np.max(np.abs(sums.terms(at)))
+        out[:2, at] = tilt if targets[at] >= most[at] else -tilt, np.inf
+    left = np.flatnonzero(varies & reached)
     low = np.where(targets > mean, 0.0, -np.inf)
     high = np.where(targets > mean, np.inf, 0.0)
     tilt = np.zeros(targets.size)
     tilt[left] = _step((targets - mean)[left], *(k[left] for k in spread))
-    for turn in range(_MOST_STEPS):
-        if turn == _PATIENCE:
-            left = _drop_unreachable(sums, left, targets, out)
+    for _ in range(_MOST_STEPS):
         if not left.size:
             break
         s, target = tilt[left], targets[left]
@@ -323,21 +323,6 @@ def _finish(s: np.ndarray, target: np.ndarray, k: np.ndarray) -> np.ndarray:
     second = k2 + d * (k3 + d * (k4 / 2 + d * k5 / 6))
     third, fourth = k3 + d * (k4 + d * k5 / 2), k4 + d * k5
     return np.stack([s + d, s * target - k0 + d * rest, second, third, fourth, coarse])
-
-
-def _drop_unreachable(
-    sums: _Sums, left: np.ndarray, targets: np.ndarray, out: np.ndarray
-) -> np.ndarray:
-    """The sums whose target lies inside their support; marks the others in `out`."""
-    reachable = np.ones(left.size, bool)
-    for k, at in enumerate(left):
-        terms = sums.terms(at)
-        high = np.sum(terms[terms > 0])
-        reachable[k] = np.sum(terms[terms < 0]) < targets[at] < high
-        if not reachable[k]:
-            tilt = _SAFE / np.max(np.abs(terms))
-            out[:2, at] = tilt if targets[at] >= high else -tilt, np.inf
-    return left[reachable]
 
 
 def _expand_anew(
