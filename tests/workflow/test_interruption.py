@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -142,8 +143,14 @@ def assert_finishes_like(undisturbed, folder) -> None:
 
 
 def finished_shards(folder) -> int:
-    """Shards that Snakemake has taken note of."""
+    """Shards whose end Snakemake has printed."""
     return output_of(folder).count("(Rule: crt_shard)")
+
+
+def is_noted(folder, shard: str) -> bool:
+    """Whether Snakemake has taken note of a shard that is there; it prints the end before that."""
+    marker = urlsafe_b64encode(shard.encode()).decode()
+    return not (folder.path / ".snakemake/incomplete" / marker).exists()
 
 
 @pytest.mark.parametrize("victim", ["launcher", "snakemake"])
@@ -153,8 +160,8 @@ def test_a_run_killed_amid_its_shards_is_finished_by_the_same_command(
     launcher = start(before_shards)
     # One shard is done, another one is under way.
     made = wait_for(lambda: times(before_shards))
-    wait_for(lambda: finished_shards(before_shards) >= len(made))
-    # Snakemake touches what a job has made.
+    wait_for(lambda: all(is_noted(before_shards, shard) for shard in made))
+    # Snakemake touches what a job has made, before it takes note.
     done = {shard: time for shard, time in times(before_shards).items() if shard in made}
     orphan = wait_for(lambda: shard_at_work(before_shards.path))
     if victim == "launcher":
