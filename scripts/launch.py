@@ -25,10 +25,12 @@ import ctypes
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -349,6 +351,8 @@ EMPTY_WORDS = re.compile(r"(Detailed failure reason unavailable|For further erro
 FACT = re.compile(r"^ {4}(message|jobid|output|log): (.*)$", re.MULTILINE)
 # What a merge says of a damaged shard.
 REMOVAL = re.compile(r"rm '[^']+'")
+# Bytes that a log and what a job makes need at least.
+LEAST_ROOM = 2**20
 # Lines of a log that tell of progress, not of an error.
 PROGRESS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (INFO|WARNING) ")
 
@@ -398,8 +402,19 @@ def reason_of(job: FailedJob, directory: Path) -> str:
         return " ".join(line.strip() for line in lines[at:])
     if lines and not PROGRESS.match(lines[-1]):
         return lines[-1].strip()
-    killed = "its log names no error, as when it is killed: out of memory?"
-    return f"{job.message} ({killed})" if job.message else killed
+    silent = "its log names no error, as when it is killed: out of memory?"
+    if is_full(directory):
+        # Where nothing fits, no log does.
+        silent = f"{os.strerror(errno.ENOSPC)} where {directory} is: make room"
+    return f"{job.message} ({silent})" if job.message else silent
+
+
+def is_full(directory: Path) -> bool:
+    """Whether hardly anything fits on the disk of a folder."""
+    try:
+        return shutil.disk_usage(directory).free < LEAST_ROOM
+    except OSError:
+        return False
 
 
 def rerun_command(options: argparse.Namespace, output: str | None = None) -> str:
@@ -450,15 +465,19 @@ def report_failures(options: argparse.Namespace, directory: Path, earlier: set[P
     reasons = [reason_of(job, directory) for job in jobs]
     commands = [mending_command(options, *of) for of in zip(jobs, reasons, strict=True)]
     failed = list(zip(jobs, reasons, commands, strict=True))
-    table = directory / FAILED_JOBS
-    table.parent.mkdir(exist_ok=True)
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["rule", "output", "log", "attempts", "reason", "message", "command"])
-        for job, reason, command in failed:
-            writer.writerow(
-                [job.rule, job.output, job.log, job.attempts, reason, job.message, command]
-            )
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
+    writer.writerow(["rule", "output", "log", "attempts", "reason", "message", "command"])
+    for job, reason, command in failed:
+        writer.writerow(
+            [job.rule, job.output, job.log, job.attempts, reason, job.message, command]
+        )
+    where = f"All of them are in {FAILED_JOBS}."
+    try:
+        (directory / FAILED_JOBS).parent.mkdir(exist_ok=True)
+        (directory / FAILED_JOBS).write_text(table.getvalue(), encoding="utf-8")
+    except OSError as error:
+        where = f"{FAILED_JOBS} could not be written: {error.strerror}."
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     lines = [f"\ncondrand: {count} failed"]
     for job, reason, command in failed[:MOST_SHOWN]:
@@ -472,7 +491,7 @@ def report_failures(options: argparse.Namespace, directory: Path, earlier: set[P
     if len(jobs) > MOST_SHOWN:
         lines.append(f"\n  and {len(jobs) - MOST_SHOWN} more")
     lines += [
-        f"\nAll of them are in {FAILED_JOBS}. What they would have made, and all that is missing,",
+        f"\n{where} What they would have made, and all that is missing,",
         f"is made by\n  {rerun_command(options)}",
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -400,6 +400,21 @@ def test_attempts_on_a_cluster_are_counted_and_its_message_kept(tmp_path: Path):
     assert launch.reason_of(job, tmp_path) == "OSError: [Errno 28] No space left on device"
 
 
+def test_a_full_disk_is_named_where_no_log_could_be_written(tmp_path, monkeypatch, capsys):
+    log = tmp_path / launch.SNAKEMAKE_LOGS / "2026-01-01T000000.0.snakemake.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("Error in rule shard:\n    message: None\n    jobid: 1\n    output: a.h5\n")
+    # A disk of which nothing is left, and a table that cannot be written either.
+    monkeypatch.setattr(launch, "LEAST_ROOM", 2**62)
+    (tmp_path / launch.FAILED_JOBS).mkdir(parents=True)
+    options = argparse.Namespace(config="c.yaml", profile="p", cores=None, by_make=True)
+    launch.report_failures(options, tmp_path, set())
+    said = capsys.readouterr().err
+    assert f"why    No space left on device where {tmp_path} is: make room\n" in said
+    assert "again  make run CONFIG=c.yaml PROFILE=p JOB=a.h5" in said
+    assert f"{launch.FAILED_JOBS} could not be written: Is a directory. What they would" in said
+
+
 def test_a_damaged_shard_is_removed_by_the_command_that_merges_again(tmp_path: Path, capsys):
     log = tmp_path / launch.SNAKEMAKE_LOGS / "2026-01-01T000000.0.snakemake.log"
     log.parent.mkdir(parents=True)
