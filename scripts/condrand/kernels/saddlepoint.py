@@ -8,7 +8,7 @@ order whatever else is in the call.
 import numpy as np
 from numba import njit
 
-from condrand.kernels import KERNEL
+from condrand.kernels import INLINE, KERNEL
 from condrand.kernels.elementary import exp, log
 
 # Cells worked on side by side, each with a partial sum of its own. The loop over them has a length
@@ -27,13 +27,19 @@ _CERTAIN = 100.0
 _R, _P, _PRODUCT, _SUMS = 0, _LANES, 2 * _LANES, 3 * _LANES
 
 
+@njit(**INLINE)
+def _load(work, r, level, h, p, i):
+    """The next cells' terms and propensities."""
+    for lane in range(_LANES):
+        work[lane] = r[i + lane] - level * h[i + lane]
+        work[_P + lane] = p[i + lane]
+
+
 @njit(**KERNEL)
 def _add_powers(work, r, level, h, p, start, stop):
     """Add the powers of some cells' terms, and their parts below and above 0, to the sums."""
     for i in range(start, stop, _LANES):
-        for lane in range(_LANES):
-            work[lane] = r[i + lane] - level * h[i + lane]
-            work[_P + lane] = p[i + lane]
+        _load(work, r, level, h, p, i)
         for lane in range(_LANES):
             term, chance = work[lane], work[_P + lane]
             v = chance * (1.0 - chance)
@@ -50,9 +56,7 @@ def _add_powers(work, r, level, h, p, start, stop):
 def _add_tilted(work, r, level, tilt, h, p, start, stop):
     """Add ``K(s)`` and the terms of its derivatives of some cells to the partial sums."""
     for i in range(start, stop, _LANES):
-        for lane in range(_LANES):
-            work[lane] = r[i + lane] - level * h[i + lane]
-            work[_P + lane] = p[i + lane]
+        _load(work, r, level, h, p, i)
         for lane in range(_LANES):
             term, chance = work[lane], work[_P + lane]
             x = tilt * term
