@@ -254,8 +254,8 @@ def _solve(sums: _Sums, targets: np.ndarray) -> _Solved:
     mean, *spread, least, most = sums.cumulants()
     varies, reached = spread[0] > 0, (least < targets) & (targets < most)
     for at in np.flatnonzero(varies & ~reached):
-        tilt = _SAFE / np.max(np.abs(sums.terms(at)))
-        out[:2, at] = tilt if targets[at] >= most[at] else -tilt, np.inf
+        safe = _SAFE / np.max(np.abs(sums.terms(at)))
+        out[:2, at] = safe if targets[at] >= most[at] else -safe, np.inf
     left = np.flatnonzero(varies & reached)
     low = np.where(targets > mean, 0.0, -np.inf)
     high = np.where(targets > mean, np.inf, 0.0)
