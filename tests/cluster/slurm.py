@@ -233,11 +233,15 @@ class Cluster:
 
     def stop(self) -> None:
         """End jobs and daemons, each by its own number, and take the link away."""
+        numbers = []
         if pid_in(self.folder / "slurmctld.pid"):
+            numbers = [job.number for job in self.jobs()]
             self.cancel_all()
         for file in self.folder.glob("slurmd.*.pid"):
             self._end(file)
-        for pid in self._step_daemons():
+        # A Snakemake may hang over the signal that ends it, with nobody left to end it for good.
+        hung = [pid for number in numbers for pid in processes_of(number)]
+        for pid in self._step_daemons() + hung:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._end(self.folder / "slurmctld.pid")
