@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = (ROOT / ".ci" / "run").read_text()
+STEPS = ["lint", "test", "test-slow", "test-cluster"]
 TEST = "tests/cluster/test_leftovers.py::test_the_readmes_other_command_ends_the_jobs_of_all_runs"
 
 
@@ -30,5 +31,23 @@ def test_without_a_cluster_its_tests_skip_with_the_reason_and_fail_in_ci(in_ci):
     assert "a private cluster needs " in done.stdout
 
 
-def test_ci_runs_the_tests_on_a_cluster():
-    assert "test-cluster" in CI.split("for step in ")[1].split(";")[0].split()
+@pytest.mark.parametrize("failing", ["", *STEPS])
+def test_ci_makes_every_step_and_fails_with_any_of_them(failing, tmp_path):
+    made = tmp_path / "made"
+    (tmp_path / "make").write_text(
+        f'#!/bin/sh\necho "$1" >>"{made}"\necho "output of $1"\n[ "$1" != "{failing}" ]\n'
+    )
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    for program in ("make", "gcc"):
+        (tmp_path / program).chmod(0o755)
+    done = subprocess.run(
+        ["bash", ROOT / ".ci" / "run"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert sorted(made.read_text().split()) == sorted(["env", *STEPS])
+    assert all(f"output of {step}\n" in done.stdout for step in STEPS)
+    assert done.returncode == bool(failing), done.stderr
+    ending = f"failed: {failing}" if failing else "all steps passed"
+    assert done.stdout.endswith(f"{ending}\n")
